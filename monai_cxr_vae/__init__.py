@@ -1,0 +1,1 @@
+"""A variational autoencoder for chest radiographs, as a MONAI plugin."""

@@ -1,0 +1,1 @@
+"""Films as data: lists, splits, readers, writers, cache, phantom."""

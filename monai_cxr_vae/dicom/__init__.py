@@ -1,0 +1,1 @@
+"""DICOM without torch: decoding, display, selection, derived objects."""

@@ -1,0 +1,1 @@
+"""Folder runs: one film, one task, one row."""

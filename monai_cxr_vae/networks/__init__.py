@@ -1,0 +1,1 @@
+"""Networks of the VAE presets and their blocks."""

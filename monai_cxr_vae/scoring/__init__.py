@@ -1,0 +1,1 @@
+"""Scores of a film: residual, Mahalanobis distance, calibration."""
