@@ -1,0 +1,128 @@
+"""KL divergence, mean squared error, and the weight that joins them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+# Half a grey level of an 8-bit film: below it lambda would follow rounding, not the films.
+MINIMUM_MSE = (0.5 / 255) ** 2
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL divergence of N(mu, exp(logvar)) from N(0, I) in nats, summed over the latents.
+
+    ``L_kl = -0.5 * sum(1 + log sigma^2 - mu^2 - sigma^2)`` (Kingma and Welling 2014, appendix B). Computed in
+    float32 also under autocast, where the exponential of a half-precision number overflows.
+
+    Args:
+        mu: means, ``(N, ...)``.
+        logvar: logarithms of the variances, same shape.
+
+    Returns:
+        ``(N,)`` float32, nats per image, never negative up to rounding.
+    """
+    mu, logvar = mu.float(), logvar.float()
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).flatten(1).sum(1)
+
+
+def mean_squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """Mean squared error per image: ``1 / (W * H) * sum((R - P)^2)``.
+
+    Args:
+        reconstruction: ``(N, C, H, W)``, unbounded.
+        image: ``(N, C, H, W)``, intensities in [0, 1].
+
+    Returns:
+        ``(N,)`` float32, squared intensity.
+    """
+    return (reconstruction.float() - image.float()).square().flatten(1).mean(1)
+
+
+class VAELoss(nn.Module):
+    """``MSE + beta * lambda * L_kl``, handed to the optimiser in nats.
+
+    With ``kl_weight="auto"`` ``lambda = 2 * MSE / (W * H * C)`` with the batch's own, detached MSE: the weight of the
+    VAE whose Gaussian decoder has the variance that the films ask for (Rybkin et al., "Simple and effective VAE
+    training with calibrated decoders", ICML 2021), right for every image size and every stage of a training.
+    A number is taken as it is.
+
+    ``forward`` returns the loss divided by lambda, ``MSE / lambda + beta * L_kl``: the same direction, in nats, so that
+    a gradient norm means the same at every size. ``terms`` holds the last batch's parts as they are reported.
+
+    Args:
+        kl_weight: ``"auto"`` or a positive number.
+        beta: factor of the KL term; 1 is the evidence lower bound. Raised from a small value during a warm-up.
+
+    Raises:
+        ValueError: ``kl_weight`` is neither ``"auto"`` nor positive.
+    """
+
+    def __init__(self, kl_weight: float | Literal["auto"] = "auto", beta: float = 1.0) -> None:
+        super().__init__()
+        if kl_weight != "auto" and not (isinstance(kl_weight, int | float) and 0 < kl_weight < float("inf")):
+            raise ValueError(f'kl_weight must be "auto" or a positive number, not {kl_weight!r}')
+        self.kl_weight = kl_weight
+        self.beta = beta
+        self.terms: dict[str, float] = {}
+
+    def set_beta(self, beta: float) -> None:
+        """Set the factor of the KL term (the warm-up's target)."""
+        self.beta = beta
+
+    def last_terms(self, _: object = None) -> dict[str, float]:
+        """The parts of the last batch's loss, for handlers that take a function of the engine's output."""
+        return self.terms
+
+    def forward(self, prediction: tuple[Tensor, Tensor, Tensor], image: Tensor) -> Tensor:
+        """Loss in nats, a scalar.
+
+        Args:
+            prediction: ``(reconstruction, mu, logvar)``, the network's output in training mode.
+            image: ``(N, C, H, W)`` in [0, 1].
+        """
+        reconstruction, mu, logvar = prediction
+        mse = mean_squared_error(reconstruction, image).mean()
+        kl = kl_divergence(mu, logvar).mean()
+        if self.kl_weight == "auto":
+            weight = 2 * _mean_over_ranks(mse.detach()).clamp(min=MINIMUM_MSE) / image[0].numel()
+        else:
+            weight = torch.as_tensor(float(self.kl_weight), device=mse.device)
+        self.terms = {
+            "loss": (mse + self.beta * weight * kl).item(),
+            "mse": mse.item(),
+            "kl": kl.item(),
+            "lambda": weight.item(),
+            "sigma": (weight * image[0].numel() / 2).sqrt().item(),
+            "beta": float(self.beta),
+        }
+        return mse / weight + self.beta * kl
+
+
+def collapse_limit(images: Tensor) -> float:
+    """Largest KL weight at which a VAE can still use its latents on these films.
+
+    A VAE with decoder variance ``w * N / 2`` (N values per image) keeps only the directions whose variance is larger;
+    above the largest eigenvalue of the data's covariance every latent is ignored (arXiv:2510.01621).
+
+    Args:
+        images: ``(n, C, H, W)`` in [0, 1]; a thousand films are plenty.
+
+    Returns:
+        ``2 * largest eigenvalue / N``.
+    """
+    rows = images.flatten(1).double()
+    rows = rows - rows.mean(0)
+    gram = rows @ rows.T / max(len(rows) - 1, 1)  # n x n: the same nonzero eigenvalues as the covariance
+    return 2 * torch.linalg.eigvalsh(gram)[-1].item() / rows.shape[1]
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value

@@ -1,0 +1,53 @@
+"""Options, markers and fixtures that every part of the tests shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow tests too")
+    parser.addoption("--quick", action="store_true", help="leave out the tests that train, start servers or run tools")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect rather than skip: the closing line then counts only what was asked for."""
+    unwanted = set()
+    if not config.getoption("--all"):
+        unwanted.add("slow")
+    if config.getoption("--quick"):
+        unwanted |= {"training", "interop"}
+    dropped = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in set(dropped)]
+
+
+@pytest.fixture(scope="session")
+def external_films() -> Path:
+    """The folder of real films named by ``CXR_VAE_TEST_DATA``."""
+    folder = os.environ.get("CXR_VAE_TEST_DATA")
+    if not folder:
+        pytest.skip("CXR_VAE_TEST_DATA is not set: no external films to test on")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Path of a foreign program; absent it skips the test, or fails it where CI promised the program."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            message = f"{name} is not installed"
+            if os.environ.get("CXR_VAE_REQUIRE_INTEROP") == "1":
+                pytest.fail(message + " although CXR_VAE_REQUIRE_INTEROP=1")
+            pytest.skip(message)
+        return path
+
+    return find
