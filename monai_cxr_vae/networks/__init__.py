@@ -1,1 +1,7 @@
 """Networks of the VAE presets and their blocks."""
+
+from __future__ import annotations
+
+from .vae import VAE
+
+__all__ = ["VAE"]
