@@ -67,15 +67,15 @@ class VAELoss(nn.Module):
             raise ValueError(f'kl_weight must be "auto" or a positive number, not {kl_weight!r}')
         self.kl_weight = kl_weight
         self.beta = beta
-        self.terms: dict[str, float] = {}
+        self.terms: dict[str, Tensor] = {}
 
     def set_beta(self, beta: float) -> None:
         """Set the factor of the KL term (the warm-up's target)."""
         self.beta = beta
 
     def last_terms(self, _: object = None) -> dict[str, float]:
-        """The parts of the last batch's loss, for handlers that take a function of the engine's output."""
-        return self.terms
+        """The parts of the last batch's loss as numbers, for handlers that take a function of the engine's output."""
+        return {name: float(value) for name, value in self.terms.items()}
 
     def forward(self, prediction: tuple[Tensor, Tensor, Tensor], image: Tensor) -> Tensor:
         """Loss in nats, a scalar.
@@ -91,13 +91,14 @@ class VAELoss(nn.Module):
             weight = 2 * _mean_over_ranks(mse.detach()).clamp(min=MINIMUM_MSE) / image[0].numel()
         else:
             weight = torch.as_tensor(float(self.kl_weight), device=mse.device)
+        # Tensors, not numbers: reading a number from an accelerator waits for it.
         self.terms = {
-            "loss": (mse + self.beta * weight * kl).item(),
-            "mse": mse.item(),
-            "kl": kl.item(),
-            "lambda": weight.item(),
-            "sigma": (weight * image[0].numel() / 2).sqrt().item(),
-            "beta": float(self.beta),
+            "loss": mse.detach() + self.beta * weight * kl.detach(),
+            "mse": mse.detach(),
+            "kl": kl.detach(),
+            "lambda": weight,
+            "sigma": (weight * image[0].numel() / 2).sqrt(),
+            "beta": torch.tensor(float(self.beta)),
         }
         return mse / weight + self.beta * kl
 

@@ -1,0 +1,134 @@
+"""The command line ``cxr-vae``: a thin face over the bundle's configs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.paths import bundle_root
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors exit with 1: argparse's own 2 means "nothing eligible" here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"error: {message} (see {self.prog} --help)\n")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 1 for what the user can mend, with one line that says what."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("monai").setLevel(logging.WARNING)
+    arguments, rest = _parser().parse_known_args(words)
+    if rest and arguments.command is not _train:
+        print(f"error: unknown argument {rest[0]}", file=sys.stderr)
+        return 1
+    try:
+        return arguments.command(arguments, rest) or 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from monai_cxr_vae.startup import input_error
+
+        cause = input_error(error)
+        if cause is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr)
+        return 1
+
+
+def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from monai_cxr_vae.startup import flags
+
+    settings = flags(rest) | _given(dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights)
+    _run_config("train.json", "train", settings)
+
+
+def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
+    settings = _given(dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights)
+    _run_config("inference.json", "infer", settings)
+
+
+def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
+    import cv2
+    import numpy as np
+
+    from monai_cxr_vae.model import load_model
+
+    films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for i, film in enumerate(films[:, 0].numpy()):
+        cv2.imwrite(str(arguments.output / f"sample_{i:04d}.png"), (film * 65535 + 0.5).astype(np.uint16))
+    print(f"{len(films)} films in {arguments.output}")
+
+
+def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from monai_cxr_vae.data.phantom import write_phantoms
+
+    files = write_phantoms(arguments.output, arguments.count, seed=arguments.seed, format=arguments.format)
+    print(f"{len(files)} files in {arguments.output}")
+
+
+def _run_config(name: str, workflow_type: str, settings: dict[str, Any]) -> None:
+    from monai.bundle import ConfigParser, create_workflow
+
+    from monai_cxr_vae.startup import check_settings
+
+    file = str(Path(bundle_root()) / "configs" / name)
+    check_settings(settings, ConfigParser.load_config_file(file))
+    workflow = create_workflow(config_file=file, workflow_type=workflow_type, logging_file=False, **settings)
+    workflow.run()
+    workflow.finalize()
+
+
+def _given(**settings: Path | str | None) -> dict[str, Any]:
+    return {name: str(value) for name, value in settings.items() if value is not None}
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="cxr-vae", description="Variational autoencoder for chest radiographs. Not for diagnosis.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function: Any, text: str, *, weights: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__[1:], help=text, description=text)
+        sub.set_defaults(command=function)
+        if weights:
+            sub.add_argument("--weights", metavar="FILE", help="weights file or preset (default: the shipped weights)")
+        return sub
+
+    train = command(_train, "train on a folder of films; every setting of train.json is an option, --max_epochs 50")
+    train.add_argument("folder", nargs="?", type=Path, help="films (default: built-in phantom films)")
+    train.add_argument("--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)")
+
+    reconstruct = command(_reconstruct, "reconstruct every film of a folder; DICOM in, derived DICOM out")
+    reconstruct.add_argument("folder", type=Path, metavar="IN")
+    reconstruct.add_argument("--output", type=Path, metavar="OUT", required=True)
+
+    sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
+    sample.add_argument("--output", type=Path, metavar="OUT", required=True)
+    sample.add_argument("--count", type=_count, default=16)
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--distribution", choices=("fitted", "prior"), default="fitted")
+
+    phantom = command(_phantom, "write procedural chest films, for trying things out", weights=False)
+    phantom.add_argument("output", type=Path, metavar="OUT")
+    phantom.add_argument("--count", type=_count, default=20)
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--format", choices=("dicom", "png", "both"), default="dicom")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""One weights file: network, geometry, statistics and calibration together; how it is opened and written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_cxr_vae.data.readers import to_image
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.networks import PRESETS, VAE
+from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.radiograph import Radiograph
+from monai_cxr_vae.transforms import FITS, FitToSquare
+
+FORMAT_VERSION = 1
+
+
+class RadiographVAE(VAE):
+    """A VAE that carries all that is needed to use it on films.
+
+    Its state dict is flat and holds tensors only; ``_extra_state`` is a JSON text as a uint8 tensor with the settings
+    (network, preprocessing, calibration, training summary), so one file opens with ``weights_only=True`` in
+    :func:`load_model`, MONAI's ``CheckpointLoader``, ``ckpt_export`` and MONAI Label.
+
+    Args:
+        preset: name in :data:`monai_cxr_vae.networks.PRESETS`, the source of every argument that is None or absent.
+        fit: how a film becomes square, ``"stretch"`` or ``"letterbox"``.
+        **network: arguments of :class:`monai_cxr_vae.networks.VAE`: ``image_size``, ``latent_size``, ``channels``, ...
+
+    Raises:
+        InputError: unknown preset or fit, or a size that the network cannot have.
+    """
+
+    def __init__(self, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
+        if preset not in PRESETS:
+            raise InputError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        if fit not in FITS:
+            raise InputError(f"unknown fit {fit!r}; there are {', '.join(FITS)}")
+        arguments = PRESETS[preset] | {name: value for name, value in network.items() if value is not None}
+        try:
+            super().__init__(**arguments)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.fit = fit
+        self.settings: dict[str, Any] = {
+            "version": FORMAT_VERSION,
+            "network": {"preset": preset, **json.loads(json.dumps(arguments))},  # a tuple comes back as a list
+            "preprocessing": {"fit": fit},
+            "training": {},
+        }
+        # Fixed by a pass over the training films when a run ends; not a number before.
+        self.register_buffer("sigma", torch.tensor(float("nan")))
+        self.register_buffer("latent_mean", torch.full((self.latent_size,), float("nan")))
+        self.register_buffer("latent_covariance", torch.full((self.latent_size, self.latent_size), float("nan")))
+
+    def get_extra_state(self) -> Tensor:
+        """The settings as UTF-8 JSON in a uint8 tensor (PyTorch's hook for state that is not a parameter)."""
+        text = json.dumps(self.settings, sort_keys=True).encode()
+        return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the settings of a state dict.
+
+        Raises:
+            InputError: the weights belong to another network or geometry.
+        """
+        settings = _decode_settings(state)
+        for part in ("network", "preprocessing"):
+            if settings[part] != self.settings[part]:
+                raise InputError(f"these weights were made with {part} {settings[part]}, not {self.settings[part]}")
+        self.settings = settings
+
+    @torch.jit.unused
+    def preprocess(self, radiograph: Radiograph) -> Tensor:
+        """``(1, 1, S, S)`` float32 in [0, 1], bit-equal to the transforms of ``inference.json``."""
+        return FitToSquare(self.image_size, self.fit)(to_image(radiograph)).as_tensor()[None]
+
+    @torch.jit.unused
+    def sample(self, n: int, seed: int = 0, distribution: str = "fitted") -> Tensor:
+        """Draw new films.
+
+        Args:
+            n: number of films.
+            seed: the same seed gives the same films.
+            distribution: ``"fitted"``, the Gaussian with the full covariance of the training films' latents (Dai and
+                Wipf 2019 explain why the prior alone gives worse films), or ``"prior"``, N(0, I).
+
+        Returns:
+            ``(n, 1, S, S)`` float32, clamped to [0, 1].
+
+        Raises:
+            InputError: the distribution is not fitted yet (it is when a training run ends), or is unknown.
+        """
+        if distribution not in ("fitted", "prior"):
+            raise InputError(f'unknown distribution {distribution!r}; there are "fitted" and "prior"')
+        z = torch.randn(n, self.latent_size, generator=torch.Generator().manual_seed(seed))
+        if distribution == "fitted":
+            if not torch.isfinite(self.latent_covariance).all():
+                raise InputError("the latent distribution of these weights is not fitted; a finished training run fits it")
+            eigenvalues, vectors = torch.linalg.eigh(self.latent_covariance.cpu().double())
+            root = (vectors * eigenvalues.clamp(min=0).sqrt()).float()
+            z = self.latent_mean.cpu() + z @ root.T
+        with torch.no_grad():
+            return self.decode(z.to(self.latent_mean.device)).clamp(0, 1)
+
+
+def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
+    """Open a weights file as a network in evaluation mode.
+
+    Args:
+        path: a file, the name of a shipped preset, or None for the shipped default.
+
+    Raises:
+        InputError: no such file, or not a weights file of this package.
+    """
+    file = weights_file(path)
+    state = _read_state(file)
+    if "_extra_state" not in state:
+        raise InputError(f"{file} is not a weights file of monai_cxr_vae: it carries no settings")
+    settings = _decode_settings(state["_extra_state"])
+    model = RadiographVAE(**settings["network"], **settings["preprocessing"])
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{file} does not hold the weights of the network that it describes") from error
+    return model.eval()
+
+
+def create_model(
+    weights: str | os.PathLike | None = None, preset: str = "vector", fit: str = "stretch", **network: Any
+) -> RadiographVAE:
+    """A new network, or the one of a weights file to go on from (fine-tuning).
+
+    Args:
+        weights: file or preset's name; its network and geometry then hold. None for a new network.
+        preset, fit, **network: see :class:`RadiographVAE`.
+
+    Raises:
+        InputError: an argument that contradicts the weights file.
+    """
+    if weights is None:
+        return RadiographVAE(preset, fit, **network)
+    model = load_model(weights)
+    own = model.settings["network"]
+    for name, value in network.items():
+        if value is not None and json.loads(json.dumps(value)) != own.get(name):
+            raise InputError(f"{name} {value} contradicts the weights file, which has {own.get(name)}")
+    return model
+
+
+def save_model(model: RadiographVAE, path: str | os.PathLike) -> None:
+    """Write a weights file, whole or not at all."""
+    save_state({name: value.detach().cpu() for name, value in model.state_dict().items()}, path)
+
+
+def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write tensors and plain values so that a kill at any moment leaves the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def weights_file(path: str | os.PathLike | None = None) -> Path:
+    """The weights file that a path, a preset's name or None (the shipped default) stands for."""
+    models = Path(bundle_root()) / "models"
+    if path is None:
+        path = models / "model.pt"
+    elif not Path(path).exists() and (models / f"{path}.pt").is_file():
+        path = models / f"{path}.pt"
+    if not Path(path).is_file():
+        raise InputError(f"no weights file {path}")
+    return Path(path)
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{file} is not a weights file: {type(error).__name__}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{file} is not a weights file of monai_cxr_vae")
+    return state
+
+
+def _decode_settings(state: Tensor) -> dict[str, Any]:
+    try:
+        settings = json.loads(bytes(state.cpu().numpy().tobytes()))
+    except ValueError as error:
+        raise InputError("the weights file's settings are damaged") from error
+    if settings.get("version") != FORMAT_VERSION:
+        raise InputError(f"weights file of version {settings.get('version')}; this program reads {FORMAT_VERSION}")
+    return settings

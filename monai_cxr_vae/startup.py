@@ -1,0 +1,134 @@
+"""First step of every config on the command line: settings checked, errors in one line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle import run as bundle_run
+
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.paths import option, runs_as_bundle
+
+# Taken by monai.bundle's experiment tracking besides the arguments of `run`.
+TRACKING = ("tracking_uri", "experiment_name", "run_name", "is_not_rank0", "save_execute_config")
+
+
+def _is(kind: Callable[[Any], bool], what: str) -> tuple[Callable[[Any], bool], str]:
+    return kind, what
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+COUNT = _is(lambda v: _integer(v) and v > 0, "a whole number above 0")
+POSITIVE = _is(lambda v: _number(v) and v > 0, "a number above 0")
+NATURAL = _is(lambda v: _integer(v) and v >= 0, "a whole number from 0")
+SWITCH = _is(lambda v: isinstance(v, bool), "True or False")
+FIT = _is(lambda v: v in ("stretch", "letterbox"), "stretch or letterbox")
+
+# What a top-level setting must be. null is allowed where the config's own default is null.
+KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "image_size": COUNT,
+    "latent_size": COUNT,
+    "batch_size": COUNT,
+    "max_epochs": COUNT,
+    "val_interval": COUNT,
+    "patience": COUNT,
+    "learning_rate": POSITIVE,
+    "kl_weight": _is(lambda v: v == "auto" or (_number(v) and v > 0), "auto or a number above 0"),
+    "fit": FIT,
+    "resume": SWITCH,
+    "seed": NATURAL,
+    "num_workers": NATURAL,
+}
+
+
+def start() -> None:
+    """Check the command line of ``monai.bundle run`` and let errors of the user's making end it with one line.
+
+    Does nothing in any other process: Python callers and MONAI Label see exceptions as they are.
+    """
+    if not runs_as_bundle():
+        return
+    previous = sys.excepthook
+
+    def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        cause = input_error(error)
+        if cause is None:
+            previous(kind, error, trace)
+        else:
+            print(f"error: {cause}", file=sys.stderr)
+
+    sys.excepthook = one_line
+    known: dict[str, Any] = {}
+    for name in option("config_file"):
+        known |= ConfigParser.load_config_files(name)
+    given = flags(sys.argv[2:])
+    for name in option("args_file"):
+        given |= ConfigParser.load_config_files(name)
+    check_settings(given, known)
+
+
+def flags(words: list[str]) -> dict[str, Any]:
+    """The ``--name value`` and ``--name=value`` pairs of a command line, values as MONAI will read them."""
+    found: dict[str, Any] = {}
+    for i, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            if not equals:
+                value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else "True"
+            found[name.replace("-", "_")] = _literal(value)
+    return found
+
+
+def check_settings(given: dict[str, Any], known: dict[str, Any]) -> None:
+    """Refuse settings that no config knows, and values that no run can use.
+
+    Nested ids (``train#trainer#max_epochs``) and everything that a config file of the user's own defines stay free.
+
+    Raises:
+        InputError: naming the nearest known setting, or what the value must be.
+    """
+    own = set(inspect.signature(bundle_run).parameters) | set(TRACKING)
+    for name, value in given.items():
+        if "#" in name or "::" in name or name in own:
+            continue
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            raise InputError(f"unknown setting --{name}" + (f"; nearest is --{nearest[0]}" if nearest else ""))
+        if name in KNOBS and not (value is None and known[name] is None):
+            valid, what = KNOBS[name]
+            # "$..." and "@..." are worked out by the config itself
+            if not (isinstance(value, str) and value[:1] in "$@%") and not valid(value):
+                raise InputError(f"--{name} must be {what}, not {value!r}")
+
+
+def input_error(error: BaseException | None) -> InputError | None:
+    """The error of the user's making behind an exception that frameworks have wrapped."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _literal(text: str) -> Any:
+    for value in (text, {"True": "true", "False": "false", "None": "null"}.get(text, "")):
+        try:
+            return json.loads(value)
+        except ValueError:
+            continue
+    return text

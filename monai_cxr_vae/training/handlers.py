@@ -1,0 +1,179 @@
+"""Handlers of the training loop that MONAI and ignite lack: seeding, PCA start, guards, statistics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from monai_cxr_vae.data.cache import FilmDataset
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.losses import VAELoss, collapse_limit
+from monai_cxr_vae.model import RadiographVAE, load_model, save_model
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingDiverged(InputError):
+    """The loss or its gradient is not finite."""
+
+
+class EpochSeed:
+    """Seeds torch at the start of each epoch, so that every draw is a function of (seed, epoch, rank).
+
+    A resumed run then repeats the uninterrupted one without a saved generator state.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        state = torch.Generator().manual_seed(self.seed).initial_seed()
+        torch.manual_seed((state * 1_000_003 + engine.state.epoch * 1009 + idist.get_rank()) % 2**63)
+
+
+class LinearStart:
+    """Starts a fresh run from the principal components of the training films."""
+
+    def __init__(self, network: RadiographVAE, dataset: FilmDataset) -> None:
+        self.network, self.dataset = network, dataset
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.iteration == 0:
+            self.network.initialize_linear(self.dataset.images(5000))
+
+
+class CollapseNotice:
+    """Says before the first step when a fixed KL weight is so large that every latent must be ignored."""
+
+    def __init__(self, loss_function: VAELoss, dataset: FilmDataset) -> None:
+        self.loss_function, self.dataset = loss_function, dataset
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        weight = self.loss_function.kl_weight
+        if weight == "auto":
+            return
+        limit = collapse_limit(self.dataset.images(1000))
+        if weight >= limit:
+            logger.warning(
+                "kl_weight %g must collapse: on these films the latents are used only below %.3g; "
+                "every reconstruction will be the mean film",
+                weight,
+                limit,
+            )
+
+
+class GradientGuard:
+    """Clips the gradient's norm and ends the run before a step that is not finite can touch the weights.
+
+    Args:
+        network: whose parameters are trained.
+        max_norm: largest gradient norm; the loss is in nats, so it means the same at every image size.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float) -> None:
+        self.network, self.max_norm = network, max_norm
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if not torch.isfinite(norm):
+            raise TrainingDiverged(
+                f"the gradient is not finite in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
+                "the last checkpoint is intact: resume it with a smaller learning_rate"
+            )
+
+
+class UpdateAverage:
+    """Updates the running average of the weights after each step."""
+
+    def __init__(self, averaged: AveragedModel, network: nn.Module) -> None:
+        self.averaged, self.network = averaged, network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.averaged.update_parameters(self.network)
+
+
+class Posterior:
+    """Adds ``mu``, ``logvar`` and the film's ``mask`` to a validation step's output."""
+
+    def __init__(self, network: RadiographVAE) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        output = engine.state.output
+        output["mu"], output["logvar"] = self.network.encode(output["image"])
+        output["mask"] = engine.state.batch["mask"].to(output["image"].device)
+
+
+class FitStatistics:
+    """Writes into the best weights, when a run ends, what only a pass over the films can tell.
+
+    ``sigma``: root mean square error of reconstructions from sampled latents of the validation films, the decoder's
+    standard deviation in the evidence lower bound. ``latent_mean`` and ``latent_covariance``: of the training films'
+    posterior means. ``training``: a summary for the model card.
+
+    Args:
+        weights: the run's weights file.
+        dataset: training films.
+        val_dataset: validation films.
+        summary: settings of the run that the weights file shall tell.
+    """
+
+    def __init__(
+        self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset, summary: Callable[[], dict] | dict
+    ) -> None:
+        self.weights, self.dataset, self.val_dataset, self.summary = Path(weights), dataset, val_dataset, summary
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            model = load_model(self.weights)
+            fit_statistics(model, self.dataset, self.val_dataset)
+            model.settings["training"] = dict(self.summary)
+            save_model(model, self.weights)
+            logger.info("best weights with their statistics: %s", self.weights)
+
+
+@torch.no_grad()
+def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset, batch_size: int = 64) -> None:
+    """Set a model's ``sigma``, ``latent_mean`` and ``latent_covariance`` from films (see :class:`FitStatistics`)."""
+    mu = torch.cat([model.encode(images)[0] for images in _batches(dataset, batch_size)]).double()
+    model.latent_mean.copy_(mu.mean(0))
+    model.latent_covariance.copy_(torch.cov(mu.T).reshape(model.latent_covariance.shape))
+    noise, squares = torch.Generator().manual_seed(0), []
+    for images in _batches(val_dataset, batch_size):
+        mean, logvar = model.encode(images)
+        z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=noise)
+        squares.append((model.decode(z) - images).square().flatten(1).mean(1))
+    model.sigma.copy_(torch.cat(squares).double().mean().sqrt())
+
+
+def _batches(dataset: FilmDataset, size: int) -> list[Tensor]:
+    return [dataset.__getitems__(range(i, min(i + size, len(dataset))))["image"] for i in range(0, len(dataset), size)]

@@ -1,0 +1,64 @@
+"""Metrics of a validation pass, one value per film, gathered over ranks by MONAI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from monai.handlers import IgniteMetricHandler
+from monai.metrics import CumulativeIterationMetric
+from monai.metrics.regression import compute_ssim_and_cs
+from torch import Tensor
+
+from monai_cxr_vae.losses import kl_divergence
+from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
+
+Output = dict[str, Tensor]
+
+
+def psnr() -> IgniteMetricHandler:
+    """Mean over films of the PSNR in dB, padding left out."""
+    return _metric(lambda o: peak_signal_to_noise_ratio(o["pred"], o["image"], o["mask"]))
+
+
+def ssim() -> IgniteMetricHandler:
+    """Mean over films of the structural similarity (Wang et al. 2004; Gaussian window of 11, sigma 1.5)."""
+
+    def per_film(output: Output) -> Tensor:
+        similarity, _ = compute_ssim_and_cs(
+            output["pred"].float().clamp(0, 1),
+            output["image"],
+            spatial_dims=2,
+            kernel_size=(11, 11),
+            kernel_sigma=(1.5, 1.5),
+        )
+        return similarity.flatten(1).mean(1)
+
+    return _metric(per_film)
+
+
+def kl() -> IgniteMetricHandler:
+    """Mean over films of the KL divergence in nats."""
+    return _metric(lambda o: kl_divergence(o["mu"], o["logvar"]))
+
+
+def active() -> IgniteMetricHandler:
+    """Number of active units over all validation films."""
+    return _metric(lambda o: o["mu"], lambda mu: active_units(mu).float())
+
+
+class _FilmValues(CumulativeIterationMetric):
+    """Keeps what it is given, over all batches and ranks, and reduces it in the end."""
+
+    def __init__(self, reduction: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+        return y_pred
+
+    def aggregate(self) -> Tensor:
+        return self.reduction(self.get_buffer())
+
+
+def _metric(per_film: Callable[[Output], Tensor], reduction: Callable[[Tensor], Tensor] = Tensor.mean) -> IgniteMetricHandler:
+    return IgniteMetricHandler(_FilmValues(reduction), output_transform=lambda o: (per_film(o), None), save_details=False)
