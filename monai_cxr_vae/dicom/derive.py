@@ -1,0 +1,345 @@
+"""Derived DICOM objects: what the model makes of a film, as Secondary Capture images of the same patient and study."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from pydicom.charset import convert_encodings
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.multival import MultiValue
+
+from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, encode_file
+from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
+from monai_cxr_vae.errors import BadUID
+
+MANUFACTURER = "monai_cxr_vae"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+IMPLEMENTATION_CLASS_UID = uid_from(MANUFACTURER, "implementation class")
+
+ObjectKind = Literal["sc", "overlay"]
+_SERIES = {
+    "sc": (9001, "VAE reconstruction - AI, not for diagnosis"),
+    "overlay": (9002, "VAE residual overlay - AI, not for diagnosis"),
+}
+_WHAT = {
+    "sc": "Reconstruction of the source image by a variational autoencoder",
+    "overlay": "Source image overlaid in colour with its difference from a variational autoencoder's reconstruction",
+}
+_PIXEL_MODULE: dict[str, dict] = {
+    "sc": {
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "PresentationLUTShape": "IDENTITY",
+        "BitsAllocated": 16,
+        "PixelRepresentation": 0,
+    },
+    "overlay": {
+        "SamplesPerPixel": 3,
+        "PhotometricInterpretation": "RGB",
+        "PlanarConfiguration": 0,
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
+        "PixelRepresentation": 0,
+    },
+}
+
+# Type 2 attributes of the Patient, General Study and Secondary Capture series level: empty where the source has none.
+_TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+# Who and which study: copied when the source has them. Acquisition, dose, overlays, icons, signatures and private
+# elements stay behind: they describe the source image, not this one.
+_OPTIONAL = (
+    "SpecificCharacterSet",
+    "TimezoneOffsetFromUTC",
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "TypeOfPatientID",
+    "OtherPatientIDs",
+    "OtherPatientIDsSequence",
+    "OtherPatientNames",
+    "PatientBirthTime",
+    "EthnicGroup",
+    "PatientComments",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "LongitudinalTemporalInformationModified",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "IssuerOfAccessionNumberSequence",
+    "StudyDescription",
+    "PhysiciansOfRecord",
+    "NameOfPhysiciansReadingStudy",
+    "AdmittingDiagnosesDescription",
+    "AdditionalPatientHistory",
+    "Occupation",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "ContentDate",
+    "ContentTime",
+)
+# The form of a value (PS3.5 section 6.2). An optional element of another form is left out; what tells who the patient
+# is and which study this is stays as the source has it, since only that lets an archive match the two.
+_FORM = {
+    "AS": re.compile(rb"\d{3}[DWMY]"),
+    "DA": re.compile(rb"\d{8}"),
+    "TM": re.compile(rb"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
+}
+# PS3.3 C.7.6.1.1.5.1, by transfer syntax.
+_LOSSY_METHODS = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made an object: SHA-256 of the weights file, SHA-256 of the settings that change bytes, package version."""
+
+    model_sha256: str
+    config_sha256: str
+    version: str
+
+
+@dataclass(frozen=True)
+class DerivedObject:
+    """A DICOM object ready to be stored: its UIDs and the bytes of its file."""
+
+    kind: ObjectKind
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    data: bytes
+
+
+def secondary_capture(
+    source: Dataset, image: np.ndarray, provenance: Provenance, *, bits_stored: Literal[12, 16] = 12
+) -> DerivedObject:
+    """Make a single-frame grayscale Secondary Capture image (PS3.3 A.8.1) from a film and what the model made of it.
+
+    Args:
+        source: header of the film, pixels not needed.
+        image: ``(H, W)`` float, display polarity (bone bright), in the source's orientation; clipped to [0, 1].
+        provenance: goes into the object and its UIDs.
+        bits_stored: 12 or 16 of 16 bits.
+
+    Returns:
+        The object: MONOCHROME2, Explicit VR Little Endian, no clock in it. The same arguments give the same bytes, and
+        a different byte anywhere gives a different SOP Instance UID.
+
+    Raises:
+        BadUID: the source's study, series or SOP instance UID is missing or unfit.
+        ValueError: ``image`` is not a finite matrix.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    if image.ndim != 2 or not np.isfinite(image).all():
+        raise ValueError("a finite (H, W) image is needed")
+    top = 2**bits_stored - 1
+    pixels = np.rint(np.clip(image, 0, 1) * top).astype("<u2")
+    # The window is the whole range by the LINEAR function of PS3.3 C.11.2.1.2.1: 0 is black, the top value white.
+    module = {
+        "BitsStored": bits_stored,
+        "HighBit": bits_stored - 1,
+        "WindowCenter": (top + 1) // 2,
+        "WindowWidth": top + 1,
+    }
+    return _derive(source, "sc", provenance, pixels, module)
+
+
+def residual_overlay(
+    source: Dataset, image: np.ndarray, reconstruction: np.ndarray, provenance: Provenance
+) -> DerivedObject:
+    """Make a colour Secondary Capture image of a film, tinted red where it differs from its reconstruction.
+
+    ``image`` and ``reconstruction`` are ``(H, W)`` float in [0, 1] on one grid; a difference of a quarter of the grey
+    range is fully red, on every film alike. Otherwise as :func:`secondary_capture`.
+    """
+    image, reconstruction = (np.clip(np.asarray(a, dtype=np.float32), 0, 1) for a in (image, reconstruction))
+    if image.ndim != 2 or image.shape != reconstruction.shape or not np.isfinite(image - reconstruction).all():
+        raise ValueError("two finite (H, W) images on one grid are needed")
+    weight = np.clip(np.abs(image - reconstruction) / 0.25, 0, 1)
+    grey = image * (1 - weight)
+    colour = np.stack([grey + weight, grey, grey], axis=-1)
+    return _derive(source, "overlay", provenance, np.rint(colour * 255).astype("u1"), {})
+
+
+def is_own_output(ds: Dataset) -> bool:
+    """Tell whether a header belongs to an object that this program derived (then it is no film to run on)."""
+    try:
+        return "DERIVED" in (ds.get("ImageType") or []) and any(
+            item.get("Manufacturer") == MANUFACTURER for item in ds.get("ContributingEquipmentSequence") or []
+        )
+    except Exception:  # an unreadable sequence is none of ours
+        return False
+
+
+def _derive(
+    source: Dataset, kind: ObjectKind, provenance: Provenance, pixels: np.ndarray, module: dict[str, Value]
+) -> DerivedObject:
+    study, series, instance, sop_class = (
+        str(_value(source, k) or "") for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+    )
+    if not all(map(is_safe_uid, (study, series, instance, sop_class))):
+        raise BadUID("the film's study, series or instance UID is missing or malformed")
+    series_uid = uid_from(
+        "series", study, series, kind, provenance.model_sha256, provenance.config_sha256, provenance.version
+    )
+    reference: dict[str, Value] = {"ReferencedSOPClassUID": sop_class, "ReferencedSOPInstanceUID": instance}
+    purpose = _code("121322", "Source image for image processing operation")
+    elements = dict(_constant_elements(kind, provenance))
+    for keyword in _TYPE_2:
+        elements.update(_copied(source, keyword))
+    for keyword in _OPTIONAL:
+        elements.update(_copied(source, keyword, well_formed=True))
+    elements.update(
+        encode_elements(
+            {
+                "StudyInstanceUID": study,
+                "SeriesInstanceUID": series_uid,
+                "InstanceNumber": _integer(_value(source, "InstanceNumber"), 1),
+                "PatientOrientation": _strings(_value(source, "PatientOrientation")),
+                "SourceImageSequence": [{**reference, "PurposeOfReferenceCodeSequence": [purpose]}],
+                "ReferencedSeriesSequence": [{"SeriesInstanceUID": series, "ReferencedInstanceSequence": [reference]}],
+                # Text burned into the film can come back in a reconstruction.
+                "BurnedInAnnotation": "YES" if _value(source, "BurnedInAnnotation") == "YES" else "NO",
+                **_lossy_history(source),
+                **module,
+                "Rows": pixels.shape[0],
+                "Columns": pixels.shape[1],
+            }
+        )
+    )
+    elements[0x7FE00010] = encode_element(0x7FE00010, "OW" if pixels.dtype.itemsize == 2 else "OB", pixels.tobytes())
+    # The UID is a digest of all the rest: one UID never stands for two contents.
+    sop_uid = uid_from("instance", *(elements[tag] for tag in sorted(elements)))
+    elements.update(encode_elements({"SOPInstanceUID": sop_uid}))
+    data = encode_file(
+        elements,
+        sop_class_uid=SECONDARY_CAPTURE,
+        sop_instance_uid=sop_uid,
+        implementation=IMPLEMENTATION_CLASS_UID,
+    )
+    return DerivedObject(kind, study, series_uid, sop_uid, data)
+
+
+@lru_cache
+def _constant_elements(kind: ObjectKind, provenance: Provenance) -> dict[int, bytes]:
+    """The elements that are the same in every object of one kind and origin."""
+    number, description = _SERIES[kind]
+    equipment: dict[str, Value] = {
+        "Manufacturer": MANUFACTURER,
+        "ManufacturerModelName": "Chest radiograph VAE",
+        "SoftwareVersions": [provenance.version, provenance.model_sha256, provenance.config_sha256[:32]],
+        "DeviceUID": uid_from("device", provenance.model_sha256),  # a retrained model is another device
+    }
+    purpose = _code("109102", "Processing Equipment")
+    return encode_elements(
+        {
+            **dict.fromkeys(_TYPE_2),
+            **equipment,
+            "ContributingEquipmentSequence": [{**equipment, "PurposeOfReferenceCodeSequence": [purpose]}],
+            "SOPClassUID": SECONDARY_CAPTURE,
+            "Modality": "OT",
+            "SeriesNumber": number,
+            "SeriesDescription": description,
+            "BodyPartExamined": "CHEST",
+            "ConversionType": "WSD",
+            "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
+            "DerivationDescription": f"{_WHAT[kind]}: generated by a model ({MANUFACTURER} {provenance.version}, "
+            f"weights SHA-256 {provenance.model_sha256}). Research use, not for diagnosis.",
+            "ImageComments": "Generated by a model. Research use, not for diagnosis.",
+            "RecognizableVisualFeatures": "NO",
+            **_PIXEL_MODULE[kind],
+        }
+    )
+
+
+def _copied(source: Dataset, keyword: str, *, well_formed: bool = False) -> dict[int, bytes]:
+    """An element of the source, if present; text keeps its very bytes, which no decoding can then damage."""
+    tag = tag_for_keyword(keyword)
+    if tag is None or tag not in source:
+        return {}
+    vr = dictionary_VR(tag)
+    element = source.get_item(tag)
+    if vr == "SQ":
+        return {tag: _written(source, tag)}
+    value = (element.value or b"") if isinstance(element, RawDataElement) else _written(source, tag)[8:]
+    if well_formed and vr in _FORM and not _FORM[vr].fullmatch(value.strip(b" \0")):
+        return {}
+    return {tag: encode_element(tag, vr, value)}
+
+
+def _written(source: Dataset, tag: int) -> bytes:
+    """An element that has been decoded (all but raw text), encoded again in the source's character set."""
+    holder = Dataset()
+    holder[tag] = source[tag]
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, holder, convert_encodings(source.get("SpecificCharacterSet") or "ISO_IR 6"))
+    return buffer.getvalue()
+
+
+def _lossy_history(source: Dataset) -> dict[str, Value]:
+    """Carry lossy compression on: a lossy past is for ever (PS3.3 C.7.6.1.1.5)."""
+    syntax = str(getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
+    if _value(source, "LossyImageCompression") != "01" and syntax not in _LOSSY_METHODS:
+        return {"LossyImageCompression": "00"}
+    history: dict[str, Value] = {"LossyImageCompression": "01"}
+    if ratio := _strings(_value(source, "LossyImageCompressionRatio")):
+        history["LossyImageCompressionRatio"] = ratio
+    if method := _strings(_value(source, "LossyImageCompressionMethod")) or _LOSSY_METHODS.get(syntax):
+        history["LossyImageCompressionMethod"] = method
+    return history
+
+
+def _code(value: str, meaning: str) -> dict[str, Value]:
+    return {"CodeValue": value, "CodingSchemeDesignator": "DCM", "CodeMeaning": meaning}
+
+
+def _value(source: Dataset, keyword: str) -> Any:
+    """A value of the source, None where it is absent or cannot be decoded."""
+    try:
+        return source.get(keyword)
+    except Exception:  # the parsers of pydicom raise what they please
+        return None
+
+
+def _integer(value: object, default: int) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        return default
+
+
+def _strings(value: object) -> list[str]:
+    """The values of a single or multiple string element."""
+    if value is None or value == "":
+        return []
+    return [str(v) for v in (value if isinstance(value, MultiValue | list | tuple) else [value])]
