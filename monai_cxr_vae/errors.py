@@ -112,3 +112,7 @@ class BadUID(FilmError):
 
 class ReadFailed(FilmError):
     reason = "read_error"
+
+
+class OutOfMemory(FilmError):
+    reason = "out_of_memory"

@@ -1,0 +1,69 @@
+"""The bridge from :func:`read_radiograph` to MONAI's ``LoadImaged``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import ImageReader
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
+
+from ..radiograph import Radiograph, read_radiograph
+
+
+class RadiographReader(ImageReader):
+    """``LoadImaged(reader="monai_cxr_vae.data.RadiographReader")`` loads any film that :func:`read_radiograph` reads.
+
+    The array is (rows, columns), float32 in [0, 1], row-major, bone bright; ``EnsureChannelFirstd`` makes it
+    (1, rows, columns). The meta data holds no patient data and no ``None``, so that it collates.
+    """
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        return True
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Path:
+        """Only note the path: an error raised here would make ``LoadImage`` ask the next reader, which may answer."""
+        paths = [data] if isinstance(data, (str, Path)) else list(data)
+        if len(paths) != 1:
+            raise ValueError("a film is one file")
+        return Path(paths[0])
+
+    def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read the film.
+
+        Returns:
+            (rows, columns) float32, and the meta data of :func:`film_meta`.
+
+        Raises:
+            FilmError: from :func:`read_radiograph`.
+        """
+        film = read_radiograph(img)
+        return film.pixels, film_meta(film, img)
+
+
+def film_meta(film: Radiograph, path: str | Path) -> dict[str, Any]:
+    """Meta data of a film for a MetaTensor of shape (rows, columns) or (1, rows, columns).
+
+    ``affine`` maps (row, column) to RAS mm. ``orientation`` is Patient Orientation such as ``"L\\\\F"`` or empty,
+    ``warnings`` are joined with blanks.
+    """
+    return {
+        ImageMetaKey.FILENAME_OR_OBJ: str(path),
+        MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
+        MetaKeys.SPATIAL_SHAPE: np.asarray(film.pixels.shape),
+        MetaKeys.AFFINE: film.row_major_affine.copy(),
+        MetaKeys.ORIGINAL_AFFINE: film.row_major_affine.copy(),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        "format": film.format,
+        "pixel_aspect": film.pixel_aspect,
+        "orientation": "\\".join(film.orientation or ()),
+        "bits_stored": film.bits_stored,
+        "photometric": film.photometric or "",
+        "transfer_syntax": film.transfer_syntax or "",
+        "decoder": film.decoder,
+        "voi": film.voi,
+        "view": film.view,
+        "warnings": " ".join(film.warnings),
+    }

@@ -1,0 +1,378 @@
+"""From a DICOM dataset to its stored pixels: every claim of the header is checked before anything is decoded."""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID
+
+from ..errors import (
+    ColourImage,
+    CorruptFile,
+    DicomDirectory,
+    MultiFrame,
+    NoPixels,
+    TooLarge,
+    TruncatedFile,
+    UnsupportedSyntax,
+)
+from .files import DEFLATED
+
+MAX_PIXELS = 64 * 10**6
+
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
+_FAMILY = {
+    "1.2.840.10008.1.2.5": "rle",
+    "1.2.840.10008.1.2.4.50": "jpeg",
+    "1.2.840.10008.1.2.4.51": "jpeg",
+    "1.2.840.10008.1.2.4.53": "jpeg",
+    "1.2.840.10008.1.2.4.55": "jpeg",
+    "1.2.840.10008.1.2.4.57": "jpeg",
+    "1.2.840.10008.1.2.4.70": "jpeg",
+    "1.2.840.10008.1.2.4.80": "jpegls",
+    "1.2.840.10008.1.2.4.81": "jpegls",
+    "1.2.840.10008.1.2.4.90": "jpeg2000",
+    "1.2.840.10008.1.2.4.91": "jpeg2000",
+    "1.2.840.10008.1.2.4.201": "htj2k",
+    "1.2.840.10008.1.2.4.202": "htj2k",
+    "1.2.840.10008.1.2.4.203": "htj2k",
+}
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """What the Image Pixel module (PS3.3 C.7.6.3) says about the pixels, checked for sense."""
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    transfer_syntax: str | None
+
+
+def check_pixels(dataset: Dataset) -> None:
+    """Is there pixel data at all, of the integer kind?
+
+    Raises:
+        DicomDirectory, NoPixels, UnsupportedSyntax: no, but an index of files, nothing, or floating point numbers.
+    """
+    if "DirectoryRecordSequence" in dataset:
+        raise DicomDirectory("the file is a DICOMDIR, an index of other files")
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise UnsupportedSyntax("pixels stored as floating point numbers are not read")
+    if not dataset.get("PixelData"):
+        raise NoPixels("the file holds no pixel data")
+
+
+def pixel_format(dataset: Dataset) -> PixelFormat:
+    """Read and check the pixel description of a single-frame greyscale image of 8 or 16 bits.
+
+    Raises:
+        ColourImage, MultiFrame, TooLarge, UnsupportedSyntax: the image is of a kind that is not read.
+        CorruptFile: an attribute is missing or contradicts another.
+    """
+    frames = _integer(dataset, "NumberOfFrames", 1)
+    if frames > 1:
+        raise MultiFrame("the file holds several frames")
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
+    if _integer(dataset, "SamplesPerPixel", 1) != 1 or (photometric and not photometric.startswith("MONOCHROME")):
+        raise ColourImage("the image is in colour")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise CorruptFile("the header does not say whether low values are black or white")
+    allocated = _integer(dataset, "BitsAllocated")
+    if allocated not in (8, 16):
+        raise UnsupportedSyntax("only pixels of 8 or 16 bits are read")
+    stored = _integer(dataset, "BitsStored")
+    high = _integer(dataset, "HighBit", stored - 1)
+    if not 1 <= stored <= high + 1 <= allocated:
+        raise CorruptFile("bits allocated, bits stored and high bit do not fit together")
+    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    if rows < 1 or columns < 1:
+        raise CorruptFile("the image has no rows or no columns")
+    if rows * columns > MAX_PIXELS:
+        raise TooLarge(f"the image claims more than {MAX_PIXELS // 10**6} million pixels")
+    signed = _integer(dataset, "PixelRepresentation", 0)
+    if signed not in (0, 1):
+        raise CorruptFile("the pixel representation is neither signed nor unsigned")
+    syntax = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") or "") or None
+    return PixelFormat(rows, columns, allocated, stored, high, bool(signed), photometric, syntax)
+
+
+def decode(dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str]:
+    """Decode the pixel data.
+
+    Args:
+        dataset: a dataset from :func:`~monai_cxr_vae.dicom.files.open_dataset`.
+        form: its :func:`pixel_format`.
+
+    Returns:
+        The words as they are stored, unsigned integers of BitsAllocated bits and shape (rows, columns), with whatever
+        lies in the unused bits (:func:`stored_values` makes numbers of them), and the name of the decoder.
+
+    Raises:
+        UnsupportedSyntax: the transfer syntax is not read.
+        TruncatedFile, CorruptFile: the data is incomplete, damaged, or of another size than the header says.
+    """
+    encapsulated = bool(dataset["PixelData"].is_undefined_length)
+    syntax = form.transfer_syntax
+    if syntax in _NATIVE or (syntax is None and not encapsulated):
+        if encapsulated:
+            raise CorruptFile("the pixel data is compressed although the file says it is not")
+        return _native(dataset, form), "numpy"
+    family = _FAMILY.get(syntax or "")
+    if family is None:
+        raise UnsupportedSyntax("the transfer syntax of the file is not known")
+    if not encapsulated:
+        raise CorruptFile("the pixel data is not compressed although the file says it is")
+    return _decode_frame(family, _single_frame(dataset.PixelData), form)
+
+
+def stored_values(words: np.ndarray, bits_stored: int, high_bit: int, signed: bool) -> np.ndarray:
+    """Pixel sample values (PS3.5 8.1.1) from stored words: bits outside the sample dropped, two's complement undone.
+
+    Args:
+        words: unsigned integers of any shape.
+
+    Returns:
+        int32 of the same shape.
+    """
+    values = (words.astype(np.int32) >> (high_bit + 1 - bits_stored)) & ((1 << bits_stored) - 1)
+    if signed:
+        sign = 1 << (bits_stored - 1)
+        values = (values ^ sign) - sign
+    return values
+
+
+def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
+    try:
+        value = dataset.get(keyword)
+        if value in (None, "") and default is not None:
+            return default
+        return int(value)
+    except Exception as error:
+        raise CorruptFile(f"{keyword} is missing or not a number") from error
+
+
+# Uncompressed
+
+
+def _native(dataset: Dataset, form: PixelFormat) -> np.ndarray:
+    data, count = dataset.PixelData, form.rows * form.columns
+    size = form.bits_allocated // 8
+    if len(data) < count * size:
+        raise TruncatedFile("the pixel data is shorter than rows and columns ask for")
+    little = dataset.is_little_endian is not False
+    if size == 1 and not little and dataset["PixelData"].VR == "OW":
+        # PS3.5 8.2: bytes travel in 16-bit words, which big endian swaps
+        data = np.frombuffer(data, ">u2", len(data) // 2).astype("<u2").tobytes()
+    words = np.frombuffer(data, ("<" if little else ">") + f"u{size}", count)
+    return words.astype(f"=u{size}", copy=False).reshape(form.rows, form.columns)
+
+
+# Compressed
+
+
+def _single_frame(items: bytes) -> bytes:
+    """The codestream of the only frame: all fragments after the Basic Offset Table (PS3.5 A.4)."""
+    fragments, position = [], 0
+    while position + 8 <= len(items):
+        (length,) = struct.unpack_from("<L", items, position + 4)
+        fragments.append(items[position + 8 : position + 8 + length])
+        position += 8 + length
+    frame = b"".join(fragments[1:])
+    if not frame:
+        raise TruncatedFile("the compressed pixel data is empty")
+    return frame
+
+
+def _decode_frame(family: str, frame: bytes, form: PixelFormat) -> tuple[np.ndarray, str]:
+    _check_codestream(family, frame, form)
+    cause: Exception | None = None
+    for name, decoder in DECODERS[family].items():
+        try:
+            pixels = np.asarray(decoder(frame, form))
+        except ImportError:
+            continue
+        except MemoryError:
+            raise
+        except Exception as error:
+            cause = error
+            continue
+        if pixels.shape == (form.rows, form.columns) and pixels.dtype.kind in "iu":
+            word = f"{pixels.dtype.kind}{form.bits_allocated // 8}"
+            return pixels.astype(word, copy=False).view(f"u{form.bits_allocated // 8}"), name
+        cause = ValueError("decoded to another size")
+    if cause is None:
+        raise UnsupportedSyntax("no decoder for this compression is installed")
+    raise CorruptFile("the compressed pixel data is damaged") from cause
+
+
+def _check_codestream(family: str, frame: bytes, form: PixelFormat) -> None:
+    """Compare the codestream's own claims with the header, so that no decoder allocates what the header does not ask.
+
+    Also demands the end marker: libjpeg decodes a stream cut in half without a word.
+    """
+    if family == "rle":
+        if len(frame) < 64 or struct.unpack_from("<L", frame)[0] != form.bits_allocated // 8:
+            raise CorruptFile("the run-length header does not fit the image")
+        return
+    try:
+        size = _jpeg2000_size(frame) if family in ("jpeg2000", "htj2k") else _jpeg_size(frame)
+    except (struct.error, IndexError, ValueError) as error:
+        raise CorruptFile("the compressed pixel data has no readable header") from error
+    rows, columns, components, precision = size
+    if components != 1:
+        raise CorruptFile("the compressed pixel data holds colours, the header a grey image")
+    if (rows, columns) != (form.rows, form.columns):
+        raise CorruptFile("the compressed pixel data has another size than the header says")
+    if precision > form.bits_allocated:
+        raise CorruptFile("the compressed pixel data has more bits than the header allows")
+    # The two bytes cannot occur inside entropy-coded data, and writers pad the end in several ways.
+    if b"\xff\xd9" not in frame[-64:]:
+        raise TruncatedFile("the compressed pixel data breaks off")
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, components, precision of a JPEG or JPEG-LS stream, from its SOF segment (ITU-T T.81 B.2.2)."""
+    if frame[:2] != b"\xff\xd8":
+        raise ValueError("no start of image")
+    position = 2
+    while True:
+        if frame[position] != 0xFF:
+            raise ValueError("no marker")
+        marker = frame[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        (length,) = struct.unpack_from(">H", frame, position + 2)
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            precision, rows, columns, components = struct.unpack_from(">BHHB", frame, position + 4)
+            return rows, columns, components, precision
+        if length < 2 or marker == 0xDA:
+            raise ValueError("no frame header")
+        position += 2 + length
+
+
+def _jpeg2000_size(frame: bytes) -> tuple[int, int, int, int]:
+    """Rows, columns, components, precision of a JPEG 2000 codestream, bare or in a JP2 file (ITU-T T.800 A.5.1)."""
+    start = frame.find(b"\xff\x4f\xff\x51") + 4
+    if start < 4:
+        raise ValueError("no image size segment")
+    right, bottom, left, top = struct.unpack_from(">4L", frame, start + 4)
+    components, depth = struct.unpack_from(">HB", frame, start + 36)
+    return bottom - top, right - left, components, (depth & 0x7F) + 1
+
+
+def _imagecodecs_jpeg(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import imagecodecs
+
+    return imagecodecs.jpeg8_decode(frame)
+
+
+def _imagecodecs_jpegls(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import imagecodecs
+
+    return imagecodecs.jpegls_decode(frame)
+
+
+def _imagecodecs_jpeg2000(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import imagecodecs
+
+    return imagecodecs.jpeg2k_decode(frame)
+
+
+def _imagecodecs_htj2k(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import imagecodecs
+
+    return imagecodecs.htj2k_decode(frame)
+
+
+def _imagecodecs_rle(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import imagecodecs
+
+    word = np.dtype(f"<u{form.bits_allocated // 8}")
+    data = imagecodecs.dicomrle_decode(frame, word)
+    return np.frombuffer(data, word).reshape(form.rows, form.columns)
+
+
+def _pylibjpeg_rle(frame: bytes, form: PixelFormat) -> np.ndarray:
+    from rle import decode_pixel_data
+
+    data = decode_pixel_data(frame, version=2, rows=form.rows, columns=form.columns, bits_allocated=form.bits_allocated)
+    return np.frombuffer(data, f"<u{form.bits_allocated // 8}").reshape(form.rows, form.columns)
+
+
+def _pylibjpeg_openjpeg(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import openjpeg
+
+    return openjpeg.decode(frame[frame.find(b"\xff\x4f\xff\x51") :])
+
+
+def _gdcm(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import gdcm
+
+    with tempfile.TemporaryDirectory() as folder:
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(_write_minimal(Path(folder), frame, form)))
+        if not reader.Read():
+            raise ValueError("gdcm cannot read the frame")
+        buffer = reader.GetImage().GetBuffer()
+        if buffer is None:
+            raise ValueError("gdcm cannot decode the frame")
+        # gdcm hands bytes over as a str; this is its own documented way back
+        data = buffer.encode("utf-8", errors="surrogateescape")
+    word = f"<u{form.bits_allocated // 8}"
+    return np.frombuffer(data, word).reshape(form.rows, form.columns)
+
+
+def _itk(frame: bytes, form: PixelFormat) -> np.ndarray:
+    import itk
+
+    with tempfile.TemporaryDirectory() as folder:
+        image = itk.imread(str(_write_minimal(Path(folder), frame, form)))
+        return itk.array_from_image(image).reshape(form.rows, form.columns).copy()
+
+
+def _write_minimal(folder: Path, frame: bytes, form: PixelFormat) -> Path:
+    """A DICOM file around one codestream for libraries that read only files; nothing of the source but its pixels."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.7")
+    meta.MediaStorageSOPInstanceUID = UID("2.25.1")
+    meta.TransferSyntaxUID = UID(form.transfer_syntax or "")
+    dataset = Dataset()
+    dataset.file_meta = meta
+    dataset.is_little_endian, dataset.is_implicit_VR = True, False
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.Modality, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = "OT", 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = form.rows, form.columns
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = form.bits_allocated, form.bits_stored, form.high_bit
+    dataset.PixelRepresentation = int(form.signed)
+    frame += b"\0" * (len(frame) % 2)
+    dataset.PixelData = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(frame)) + frame
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    path = folder / "frame.dcm"
+    dataset.save_as(path, write_like_original=False)
+    return path
+
+
+DECODERS: dict[str, dict[str, Callable[[bytes, PixelFormat], np.ndarray]]] = {
+    "rle": {"imagecodecs": _imagecodecs_rle, "pylibjpeg": _pylibjpeg_rle, "gdcm": _gdcm, "itk": _itk},
+    "jpeg": {"imagecodecs": _imagecodecs_jpeg, "gdcm": _gdcm, "itk": _itk},
+    "jpegls": {"imagecodecs": _imagecodecs_jpegls, "gdcm": _gdcm, "itk": _itk},
+    "jpeg2000": {
+        "imagecodecs": _imagecodecs_jpeg2000,
+        "pylibjpeg": _pylibjpeg_openjpeg,
+        "gdcm": _gdcm,
+        "itk": _itk,
+    },
+    "htj2k": {"imagecodecs": _imagecodecs_htj2k, "pylibjpeg": _pylibjpeg_openjpeg},
+}

@@ -1,0 +1,244 @@
+"""Opening DICOM files of unknown origin: bounded in size, exact about truncation, silent about their content."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from ..errors import (
+    CorruptFile,
+    EmptyFile,
+    FilmError,
+    NotAFile,
+    NotDicom,
+    OutOfMemory,
+    ReadFailed,
+    TooLarge,
+    TruncatedFile,
+)
+
+MAX_FILE_BYTES = 256 * 2**20
+# A film deflates two- to threefold; only blank ones go far beyond that, and those are small.
+MAX_INFLATE_RATIO = 50
+MAX_INFLATED_FLOOR = 64 * 2**20
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence pydicom while the body runs: its warnings and log lines quote values, which may be a patient's."""
+    logger = logging.getLogger("pydicom")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+def check_file(path: Path) -> int:
+    """Size in bytes of a regular file that is neither empty nor above :data:`MAX_FILE_BYTES`.
+
+    Raises:
+        NotAFile, EmptyFile, TooLarge, ReadFailed: as the names say.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ReadFailed("the file cannot be found or looked at") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAFile("this is not a regular file")
+    if status.st_size == 0:
+        raise EmptyFile("the file is empty")
+    if status.st_size > MAX_FILE_BYTES:
+        raise TooLarge(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
+    return status.st_size
+
+
+def open_dataset(path: str | Path, *, pixels: bool = True) -> Dataset:
+    """Read a DICOM file (PS3.10), also one without preamble or file meta information.
+
+    Args:
+        path: the file.
+        pixels: with ``False`` reading stops before the pixel data; a header that breaks off is then returned as far
+            as it goes, so that a scan can still tell what the file is.
+
+    Returns:
+        The dataset. With ``pixels`` its ``PixelData`` (if any) is known to be complete: the full element of a native
+        image, or all items up to the sequence delimiter of an encapsulated one.
+
+    Raises:
+        FilmError: a subclass that names the reason; the message holds no value from the file.
+    """
+    path = Path(path)
+    size = check_file(path)
+    try:
+        with quiet(), path.open("rb") as raw:
+            return _read(_BoundedReader(raw, size), pixels)
+    except FilmError:
+        raise
+    except OSError as error:
+        raise ReadFailed("the file cannot be read") from error
+    except MemoryError as error:
+        raise OutOfMemory("there is not enough memory for this film") from error
+    except Exception as error:
+        raise CorruptFile("the DICOM header cannot be parsed") from error
+
+
+class _BoundedReader(io.RawIOBase):
+    """A file that never allocates more than it holds and remembers whether a read met its end half-way."""
+
+    def __init__(self, stream: io.BufferedIOBase, size: int) -> None:
+        self._stream, self._size, self.cut = stream, size, False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        left = max(0, self._size - self._stream.tell())
+        if size is None or size < 0:
+            size = left
+        self.cut |= 0 < left < size
+        return self._stream.read(min(size, left))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def _read(stream: _BoundedReader, pixels: bool) -> Dataset:
+    head = stream.read(4096)
+    stream.cut = False
+    has_preamble = head[128:132] == b"DICM"
+    if not has_preamble and not _starts_like_a_dataset(head):
+        raise NotDicom("the file is neither DICOM nor a PNG, JPEG or NIfTI image")
+    deflated = DEFLATED.encode() in head
+    if deflated:
+        stream = _inflated(stream, head)
+    stream.seek(0)
+    dataset = pydicom.dcmread(stream, force=not has_preamble, stop_before_pixels=True)
+    if deflated:
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(DEFLATED)
+    if not has_preamble and "SOPClassUID" not in dataset:
+        raise NotDicom("the file has no DICOM preamble and does not say what it is")
+    if pixels:
+        if stream.cut:
+            raise TruncatedFile("the file ends in the middle of its header")
+        _attach_pixel_data(dataset, stream)
+    return dataset
+
+
+def _starts_like_a_dataset(head: bytes) -> bool:
+    """Without a preamble: does the file begin with an element of group 2 or 8 that fits PS3.5 7.1?"""
+    if len(head) < 8:
+        return False
+    little, big = struct.unpack("<HH", head[:4]), struct.unpack(">HH", head[:4])
+    return any(group in (0x0002, 0x0008) and element <= 0x0100 for group, element in (little, big))
+
+
+def inflate(packed: bytes, wbits: int) -> bytes:
+    """Decompress a zlib (``wbits`` as in :func:`zlib.decompressobj`) stream that may be damaged or a bomb.
+
+    Raises:
+        CorruptFile, TruncatedFile, TooLarge: damaged, incomplete, or growing beyond :data:`MAX_INFLATE_RATIO`.
+    """
+    limit = min(MAX_FILE_BYTES, max(MAX_INFLATED_FLOOR, MAX_INFLATE_RATIO * len(packed)))
+    inflater = zlib.decompressobj(wbits)
+    try:
+        data = inflater.decompress(packed, limit)
+    except zlib.error as error:
+        raise CorruptFile("the deflated data is damaged") from error
+    if inflater.unconsumed_tail:
+        raise TooLarge("the deflated data grows beyond all measure")
+    if not inflater.eof:
+        raise TruncatedFile("the deflated data breaks off")
+    return data
+
+
+def _inflated(stream: _BoundedReader, head: bytes) -> _BoundedReader:
+    """The file with its deflated transfer syntax (PS3.5 A.5) undone: explicit little endian in memory."""
+    start = _end_of_file_meta(head)
+    stream.seek(start)
+    data = inflate(stream.read(), -zlib.MAX_WBITS)
+    plain = head[:start].replace(DEFLATED.encode(), _EXPLICIT_LITTLE.encode().ljust(len(DEFLATED), b"\0"))
+    return _BoundedReader(io.BytesIO(plain + data), len(plain) + len(data))
+
+
+def _end_of_file_meta(head: bytes) -> int:
+    """Offset of the first element after the file meta information (PS3.10 7.1), which is explicit little endian."""
+    position = 132 if head[128:132] == b"DICM" else 0
+    while head[position : position + 2] == b"\x02\x00":
+        if head[position + 4 : position + 6] in _LONG_VRS:
+            position += 12 + struct.unpack_from("<L", head, position + 8)[0]
+        else:
+            position += 8 + struct.unpack_from("<H", head, position + 6)[0]
+    return position
+
+
+def _attach_pixel_data(dataset: Dataset, stream: _BoundedReader) -> None:
+    """Read the Pixel Data element at the stream's position by its own lengths, not by searching for a delimiter.
+
+    A search may stop inside a codestream, and it cannot tell a missing delimiter from a missing element.
+    """
+    order = "<" if dataset.is_little_endian else ">"
+    header = stream.read(8)
+    if len(header) < 8:
+        if header:
+            raise TruncatedFile("the file ends in the middle of an element")
+        return
+    group, element = struct.unpack(order + "HH", header[:4])
+    if (group, element) in ((0x7FE0, 0x0008), (0x7FE0, 0x0009)):
+        dataset.add_new(group << 16 | element, "OF" if element == 8 else "OD", b"")
+    if (group, element) != (0x7FE0, 0x0010):
+        return
+    if dataset.is_implicit_VR:
+        vr, length = "OW", struct.unpack(order + "L", header[4:])[0]
+    else:
+        vr = header[4:6].decode("latin-1")
+        if vr not in ("OB", "OW", "UN"):
+            raise CorruptFile("the pixel data has a value representation that it cannot have")
+        length = _unpack_length(stream.read(4), order)
+    value = _items_of(stream.read(), order) if length == _UNDEFINED_LENGTH else stream.read(length)
+    if length != _UNDEFINED_LENGTH and len(value) < length:
+        raise TruncatedFile("the pixel data breaks off: the file is shorter than its header says")
+    dataset.add_new(0x7FE00010, "OB" if vr == "UN" else vr, value)
+    dataset["PixelData"].is_undefined_length = length == _UNDEFINED_LENGTH
+
+
+def _items_of(data: bytes, order: str) -> bytes:
+    """The items of an encapsulated Pixel Data element (PS3.5 A.4) as they stand, without the sequence delimiter."""
+    position = 0
+    while position + 8 <= len(data):
+        group, element, length = struct.unpack_from(order + "HHL", data, position)
+        if (group, element) == (0xFFFE, 0xE0DD):
+            return data[:position]
+        if (group, element) != (0xFFFE, 0xE000) or length == _UNDEFINED_LENGTH:
+            raise CorruptFile("the compressed pixel data is not a sequence of items")
+        position += 8 + length
+    raise TruncatedFile("the compressed pixel data breaks off")
+
+
+def _unpack_length(data: bytes, order: str) -> int:
+    if len(data) < 4:
+        raise TruncatedFile("the file ends in the middle of an element")
+    return int(struct.unpack(order + "L", data)[0])
