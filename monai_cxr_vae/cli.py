@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.paths import bundle_root
+from .paths import bundle_root
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        from monai_cxr_vae.startup import input_error
+        from .startup import input_error
 
         cause = input_error(error)
         if cause is None:
@@ -43,9 +42,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from monai_cxr_vae.startup import flags
+    from .startup import flags
 
-    settings = flags(rest) | _given(dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights)
+    settings = flags(rest) | _given(
+        dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights
+    )
     _run_config("train.json", "train", settings)
 
 
@@ -58,7 +59,7 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
     import cv2
     import numpy as np
 
-    from monai_cxr_vae.model import load_model
+    from .model import load_model
 
     films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from monai_cxr_vae.data.phantom import write_phantoms
+    from .data.phantom import write_phantoms
 
     files = write_phantoms(arguments.output, arguments.count, seed=arguments.seed, format=arguments.format)
     print(f"{len(files)} files in {arguments.output}")
@@ -77,7 +78,7 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _run_config(name: str, workflow_type: str, settings: dict[str, Any]) -> None:
     from monai.bundle import ConfigParser, create_workflow
 
-    from monai_cxr_vae.startup import check_settings
+    from .startup import check_settings
 
     file = str(Path(bundle_root()) / "configs" / name)
     check_settings(settings, ConfigParser.load_config_file(file))
@@ -103,7 +104,9 @@ def _parser() -> Parser:
 
     train = command(_train, "train on a folder of films; every setting of train.json is an option, --max_epochs 50")
     train.add_argument("folder", nargs="?", type=Path, help="films (default: built-in phantom films)")
-    train.add_argument("--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)")
+    train.add_argument(
+        "--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)"
+    )
 
     reconstruct = command(_reconstruct, "reconstruct every film of a folder; DICOM in, derived DICOM out")
     reconstruct.add_argument("folder", type=Path, metavar="IN")

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_cxr_vae.data.readers import to_image
-from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.networks import PRESETS, VAE
-from monai_cxr_vae.paths import bundle_root
-from monai_cxr_vae.radiograph import Radiograph
-from monai_cxr_vae.transforms import FITS, FitToSquare
+from .errors import InputError
+from .networks import PRESETS, VAE
+from .paths import bundle_root
+from .radiograph import Radiograph
+from .transforms import FITS, fit_to_square
 
 FORMAT_VERSION = 1
 
@@ -78,7 +77,10 @@ class RadiographVAE(VAE):
     @torch.jit.unused
     def preprocess(self, radiograph: Radiograph) -> Tensor:
         """``(1, 1, S, S)`` float32 in [0, 1], bit-equal to the transforms of ``inference.json``."""
-        return FitToSquare(self.image_size, self.fit)(to_image(radiograph)).as_tensor()[None]
+        square, _ = fit_to_square(
+            radiograph.pixels, self.image_size, self.fit, radiograph.pixel_aspect, radiograph.orientation
+        )
+        return torch.from_numpy(square)[None, None]
 
     @torch.jit.unused
     def sample(self, n: int, seed: int = 0, distribution: str = "fitted") -> Tensor:
@@ -101,7 +103,9 @@ class RadiographVAE(VAE):
         z = torch.randn(n, self.latent_size, generator=torch.Generator().manual_seed(seed))
         if distribution == "fitted":
             if not torch.isfinite(self.latent_covariance).all():
-                raise InputError("the latent distribution of these weights is not fitted; a finished training run fits it")
+                raise InputError(
+                    "the latent distribution of these weights is not fitted; a finished training run fits it"
+                )
             eigenvalues, vectors = torch.linalg.eigh(self.latent_covariance.cpu().double())
             root = (vectors * eigenvalues.clamp(min=0).sqrt()).float()
             z = self.latent_mean.cpu() + z @ root.T

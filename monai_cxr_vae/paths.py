@@ -10,8 +10,8 @@ from pathlib import Path
 def bundle_root() -> str:
     """Folder of the bundle.
 
-    On the command line of ``monai.bundle`` it is the bundle that ``--config_file`` lies in, so that a copied bundle uses
-    its own weights; else it is inside the package (installed from a wheel) or beside it (in a checkout).
+    On the command line of ``monai.bundle`` it is the bundle that ``--config_file`` lies in, so that a copied bundle
+    uses its own weights; else it is inside the package (installed from a wheel) or beside it (in a checkout).
     """
     if runs_as_bundle():
         for name in option("config_file"):
@@ -37,7 +37,7 @@ def runs_as_bundle() -> bool:
 
 
 def option(name: str) -> list[str]:
-    """Values of a command-line option, ``--name value`` or ``--name=value``, a list written out (`"['a','b']"`) split."""
+    """Values of a command-line option, ``--name value`` or ``--name=value``; ``"['a','b']"`` gives two."""
     values = []
     for i, word in enumerate(sys.argv):
         if word in (f"--{name}", f"--{name.replace('_', '-')}") and i + 1 < len(sys.argv):

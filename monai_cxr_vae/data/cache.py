@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from monai_cxr_vae.errors import FilmError, InputError
-from monai_cxr_vae.paths import cache_folder
+from ..errors import InputError
+from ..paths import cache_folder
 
 # Below this many films, starting processes costs more than it saves.
 POOL_FROM = 400
@@ -84,9 +84,9 @@ def whole_batch(batch: Any) -> Any:
 class FilmStore:
     """Append-only file of 16-bit films at network size, found by the digest of the source file.
 
-    A store belongs to one preprocessing: ``<folder>/<its digest>/films.u16`` holds records of S x S, ``index.jsonl`` one
-    line for each, written after its record. A reader therefore never sees half a film; what a killed writer left behind
-    its last line is overwritten. Writers take turns on a file lock.
+    A store belongs to one preprocessing: ``<folder>/<its digest>/films.u16`` holds records of S x S, ``index.jsonl``
+    one line for each, written after its record. A reader therefore never sees half a film; what a killed writer left
+    behind its last line is overwritten. Writers take turns on a file lock.
     """
 
     def __init__(self, folder: str | os.PathLike, transform: Callable[[dict[str, str]], dict[str, Any]]) -> None:
@@ -119,7 +119,9 @@ class FilmStore:
         failures: list[str] = []
         decoded = _decode_all(self.transform, missing)
         with (self.folder / "films.u16").open("ab") as films, (self.folder / "index.jsonl").open("a") as lines:
-            for digest, path, film in tqdm(decoded, "reading films", len(missing), unit="film", disable=None, leave=False):
+            for digest, path, film in tqdm(
+                decoded, "reading films", len(missing), unit="film", disable=None, leave=False
+            ):
                 if isinstance(film, str):
                     failures.append(f"{path}: {film}")
                     continue
@@ -183,9 +185,9 @@ def _decode(job: tuple[Callable[[dict[str, str]], dict[str, Any]], str]) -> tupl
     try:
         image = transform({"image": path})["image"]
     except Exception as error:
-        causes = [error]
-        while (cause := causes[-1].__cause__) is not None:
-            causes.append(cause)
-        return str(next((cause for cause in causes if isinstance(cause, FilmError)), error))
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # MONAI wraps what a transform raises
+            cause = cause.__cause__
+        return str(cause)
     pixels = (image[0].numpy() * FULL + 0.5).astype("<u2")
     return pixels, list(image.meta["geometry"]["box"])

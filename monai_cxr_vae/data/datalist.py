@@ -10,9 +10,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from monai_cxr_vae.dicom.files import open_dataset
-from monai_cxr_vae.dicom.select import ineligible
-from monai_cxr_vae.errors import FilmError, InputError, Skipped
+from ..dicom.files import open_dataset
+
+from ..errors import FilmError, InputError, Skipped
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def find_films(folder: str | os.PathLike) -> list[Path]:
             films.append(path)
             continue
         try:
+            from ..dicom.select import ineligible
             reason = ineligible(open_dataset(path, pixels=False))
         except Skipped as error:
             reason = error
@@ -64,7 +65,7 @@ def patient_of(path: Path, root: Path, manifest: dict[str, str] | None = None) -
     """What tells a film's patient from another's; only ever compared, never written anywhere.
 
     In this order: the manifest's column, PatientID of a DICOM file, a patient's folder (``patient00001``,
-    ``p10000032``), a file name that ends in a running number after an identifier (``00000061_012``), else the film itself.
+    ``p10000032``), a file name that ends in a running number after an identifier (``00000061_012``), else the film.
     """
     if manifest and path.name in manifest:
         return manifest[path.name]
@@ -135,8 +136,12 @@ def films_digest(data: list[dict[str, str]]) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [Path(parent) / name for parent, _, names in os.walk(folder) for name in names
-            if not name.startswith(".") and name.lower() != "manifest.csv"]
+    return [
+        Path(parent) / name
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if not name.startswith(".") and name.lower() != "manifest.csv"
+    ]
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
@@ -150,5 +155,7 @@ def _read_manifest(folder: Path) -> dict[str, str]:
         name = next((c for c in FILE_COLUMNS if c in columns), None)
         patient = next((c for c in PATIENT_COLUMNS if c in columns), None)
         if name is None or patient is None:
-            raise InputError(f"{file.name} needs a column of files {FILE_COLUMNS} and one of patients {PATIENT_COLUMNS}")
+            raise InputError(
+                f"{file.name} needs a column of files {FILE_COLUMNS} and one of patients {PATIENT_COLUMNS}"
+            )
         return {Path(row[name]).name: row[patient] for row in reader if row[patient]}

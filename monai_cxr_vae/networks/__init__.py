@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .presets import PRESETS
 from .vae import VAE
 
-__all__ = ["VAE"]
+__all__ = ["PRESETS", "VAE"]

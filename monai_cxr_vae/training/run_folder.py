@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
-from monai_cxr_vae.data.cache import FilmDataset
-from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.losses import VAELoss
-from monai_cxr_vae.model import RadiographVAE, save_model, save_state
+from ..data.cache import FilmDataset
+from ..errors import InputError
+from ..losses import VAELoss
+from ..model import RadiographVAE, save_model, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Checkpoints:
     """Last state after every epoch, best weights by the validation metric, early stopping, and exact resume.
 
     ``checkpoints/last.pt`` is written atomically after each epoch and holds all that the next one depends on;
-    ``model.pt`` holds the averaged weights of the best validation so far (of the last epoch when nothing was validated).
+    ``model.pt`` holds the averaged weights of the best validation so far (the last epoch's when none was validated).
     Attach it after the handlers that change that state.
 
     Args:

@@ -9,8 +9,8 @@ from monai.metrics import CumulativeIterationMetric
 from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
-from monai_cxr_vae.losses import kl_divergence
-from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
+from ..losses import kl_divergence
+from ..metrics import active_units, peak_signal_to_noise_ratio
 
 Output = dict[str, Tensor]
 
@@ -60,5 +60,9 @@ class _FilmValues(CumulativeIterationMetric):
         return self.reduction(self.get_buffer())
 
 
-def _metric(per_film: Callable[[Output], Tensor], reduction: Callable[[Tensor], Tensor] = Tensor.mean) -> IgniteMetricHandler:
-    return IgniteMetricHandler(_FilmValues(reduction), output_transform=lambda o: (per_film(o), None), save_details=False)
+def _metric(
+    per_film: Callable[[Output], Tensor], reduction: Callable[[Tensor], Tensor] = Tensor.mean
+) -> IgniteMetricHandler:
+    return IgniteMetricHandler(
+        _FilmValues(reduction), output_transform=lambda o: (per_film(o), None), save_details=False
+    )

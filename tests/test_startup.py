@@ -1,0 +1,63 @@
+"""Mistyped settings and bad values on the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.startup import check_settings, flags, input_error
+
+KNOWN = {"max_epochs": 20, "image_size": None, "kl_weight": "auto", "fit": "stretch", "resume": False, "my_own": 3}
+
+
+def test_flags_are_read_as_monai_reads_them():
+    words = ["training", "--max_epochs", "3", "--learning-rate=1e-4", "--resume", "True", "--dataset_dir", "/films"]
+    assert flags(words) == {"max_epochs": 3, "learning_rate": 1e-4, "resume": True, "dataset_dir": "/films"}
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("max_epoch", "max_epochs"), ("imagesize", "image_size")])
+def test_a_mistyped_setting_is_answered_with_the_nearest(name: str, nearest: str):
+    with pytest.raises(InputError, match=f"unknown setting --{name}; nearest is --{nearest}$"):
+        check_settings({name: 3}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_epochs": 3, "image_size": 64, "kl_weight": 1e-5},
+        {"image_size": None},
+        {"max_epochs": "$2 * 5"},
+        {"train#trainer#max_epochs": "anything", "train::dataset": 1},
+        {"my_own": "free"},
+        {"config_file": "a.json", "logging_file": False},
+    ],
+)
+def test_what_configs_know_passes(given: dict[str, object]):
+    check_settings(given, KNOWN)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_epochs": "abc"},
+        {"max_epochs": 0},
+        {"max_epochs": 1.5},
+        {"max_epochs": None},
+        {"image_size": -64},
+        {"kl_weight": "much"},
+        {"kl_weight": 0},
+        {"fit": "crop"},
+        {"resume": "maybe"},
+    ],
+)
+def test_a_bad_value_names_its_setting(given: dict[str, object]):
+    with pytest.raises(InputError, match=f"^--{next(iter(given))} must be "):
+        check_settings(given, KNOWN)
+
+
+def test_the_users_error_is_found_behind_what_frameworks_raise():
+    wrapped = RuntimeError("Failed to instantiate component")
+    wrapped.__cause__ = RuntimeError("Cannot evaluate expression")
+    wrapped.__cause__.__context__ = InputError("no films in x")
+    assert str(input_error(wrapped)) == "no films in x"
+    assert input_error(ValueError("a defect of ours")) is None
