@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import tempfile
 import uuid
@@ -17,7 +16,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from monai_cxr_vae.data.thorax import SIDE_MM, Canvas, Thorax
+from ..paths import cache_folder
+from .thorax import SIDE_MM, Canvas, Thorax
 
 FINDINGS = ("nodule", "opacity", "effusion")
 FORMATS = ("dicom", "png", "both")
@@ -209,13 +209,11 @@ def phantom_folder(count: int = 400, size: int = 128, seed: int = 0) -> Path:
         The folder, with ``count`` films of ``size`` pixels on the longer side (see ``write_phantoms``).
     """
     drawing = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("phantom.py", "thorax.py"))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monai_cxr_vae"
-    folder = cache / f"phantom-{hashlib.sha256(drawing).hexdigest()[:8]}-{count}x{size}-seed{seed}"
+    folder = cache_folder() / f"phantom-{hashlib.sha256(drawing).hexdigest()[:8]}-{count}x{size}-seed{seed}"
     if folder.is_dir():
         return folder
     _logger.info("making %d built-in phantom films (computed, no patients) in %s", count, folder)
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache))
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
     try:
         write_phantoms(unfinished, count, seed, "png", size)
         unfinished.chmod(0o755)
