@@ -7,11 +7,11 @@ import hashlib
 import json
 import multiprocessing
 import os
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -84,14 +84,14 @@ def whole_batch(batch: Any) -> Any:
 class FilmStore:
     """Append-only file of 16-bit films at network size, found by the digest of the source file.
 
-    A store belongs to one preprocessing: ``<folder>/<its digest>/films.u16`` holds records of S x S, ``index.jsonl``
+    A store belongs to one preprocessing and one version of the reading code: ``<folder>/<digest>/films.u16`` holds
+    records of S x S, ``index.jsonl``
     one line for each, written after its record. A reader therefore never sees half a film; what a killed writer left
     behind its last line is overwritten. Writers take turns on a file lock.
     """
 
     def __init__(self, folder: str | os.PathLike, transform: Callable[[dict[str, str]], dict[str, Any]]) -> None:
-        # A changed transform is another store: its pickle names the classes and all their settings.
-        key = hashlib.sha256(pickle.dumps(transform)).hexdigest()[:16]
+        key = hashlib.sha256(f"{_describe(transform)}\n{_reading_code()}".encode()).hexdigest()[:16]
         self.folder = Path(folder) / key
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.transform = transform
@@ -153,6 +153,29 @@ class FilmStore:
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _describe(value: Any, above: tuple[int, ...] = ()) -> str:
+    """A transform's classes and all their settings as text, the same in every process (a pickle is not)."""
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return repr(value)
+    if id(value) in above:
+        return "..."
+    above = (*above, id(value))
+    if isinstance(value, list | tuple | set | frozenset):
+        return f"[{', '.join(_describe(part, above) for part in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_describe(k, above)}: {_describe(v, above)}' for k, v in value.items())}}}"
+    if isinstance(value, type | FunctionType) or not hasattr(value, "__dict__"):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    return type(value).__qualname__ + _describe(vars(value), above)
+
+
+def _reading_code() -> str:
+    """Digest of the modules that turn a file into pixels: a film read by older code is read again."""
+    package = Path(__file__).parents[1]
+    files = [package / "radiograph.py", package / "transforms.py", *sorted((package / "dicom").glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _digest(path: str) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..dicom.files import open_dataset
-
+from ..dicom.select import check_film
 from ..errors import FilmError, InputError, Skipped
 
 logger = logging.getLogger(__name__)
@@ -44,16 +44,13 @@ def find_films(folder: str | os.PathLike) -> list[Path]:
             films.append(path)
             continue
         try:
-            from ..dicom.select import ineligible
-            reason = ineligible(open_dataset(path, pixels=False))
+            check_film(open_dataset(path, pixels=False))
         except Skipped as error:
-            reason = error
+            left_out[error.reason] += 1
         except FilmError:
-            reason = None  # looks like a film and is broken: reading it will say why
-        if reason is None:
-            films.append(path)
+            films.append(path)  # looks like a film and is broken: reading it will say why
         else:
-            left_out[reason.reason] += 1
+            films.append(path)
     if left_out:
         logger.info("%d files are no films for training: %s", left_out.total(), dict(left_out))
     if not films:
