@@ -116,3 +116,7 @@ class ReadFailed(FilmError):
 
 class OutOfMemory(FilmError):
     reason = "out_of_memory"
+
+
+class OutputError(InputError):
+    """What the program makes cannot be stored (disk full, read-only, no permission): no fault of any film."""

@@ -67,6 +67,6 @@ def _value(vr: str, value: Value) -> bytes:
     if isinstance(value, int) and vr in ("US", "UL"):
         return struct.pack("<H" if vr == "US" else "<I", value)
     if vr == "SQ":
-        items = (b"".join(v for _, v in sorted(encode_elements(item).items())) for item in value)  # type: ignore[union-attr]
+        items = (b"".join(v for _, v in sorted(encode_elements(item).items())) for item in value)  # type: ignore[union-attr,arg-type]
         return b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
     return ("\\".join(value) if isinstance(value, list) else str(value)).encode("ascii")

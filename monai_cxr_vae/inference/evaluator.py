@@ -1,0 +1,158 @@
+"""The folder run as a MONAI evaluator: one film is one iteration of the engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.handlers import ProgressBar
+from monai.engines import Evaluator
+
+from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.errors import OutputError
+from monai_cxr_vae.inference.film_chain import FilmChain
+from monai_cxr_vae.inference.folder import FilmFolder
+from monai_cxr_vae.inference.folder_run import FolderOptions, FolderRun, summary
+from monai_cxr_vae.inference.manifest import Row
+
+OUTPUT_FAILED, INTERRUPTED, TERMINATED = 3, 130, 143
+
+
+class FilmEvaluator(Evaluator):
+    """Run a network over a folder of films and write what it makes of them.
+
+    ``engine.state.batch`` and ``engine.state.output`` are the row of the film that has just been finished; handlers for
+    iterations see every film that this run works on. No film ends the run: what goes wrong with it is in its row.
+
+    Args:
+        device: where the network runs.
+        dataset: the films and their preprocessing.
+        network: see :class:`monai_cxr_vae.inference.film_chain.FilmChain`, as are ``inferer`` and ``postprocessing``.
+        output_dir: where the results go; belongs to one pair of weights and settings.
+        provenance: that pair.
+        val_handlers: event handlers.
+        **options: fields of :class:`monai_cxr_vae.inference.folder_run.FolderOptions`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        dataset: FilmFolder,
+        network: torch.nn.Module,
+        inferer: Callable[..., torch.Tensor],
+        postprocessing: Callable[[Any], Any],
+        output_dir: str | os.PathLike,
+        provenance: Provenance,
+        val_handlers: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(torch.device(device), (), epoch_length=1, val_handlers=val_handlers, decollate=False)
+        options.setdefault("progress", sys.stderr.isatty())
+        if self.state.device.type != "cpu":
+            options["memory_limit"] = None  # a GPU driver reserves address space without measure
+        self.chain = FilmChain(dataset.transform, network, inferer, postprocessing, device)
+        self.dataset = dataset
+        self.output_dir = output_dir
+        self.provenance = provenance
+        self.options = FolderOptions(**options)
+        self.exit_code = 1
+        self._folder_run: FolderRun | None = None
+        self._output_error: OutputError | None = None
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Run the films that are still to be done.
+
+        Afterwards ``exit_code`` describes the folder: 0 all eligible films done, 2 nothing eligible, 3 the output
+        cannot be written, 4 every eligible film failed, 8 some done and some failed, 130 and 143 interrupted.
+
+        Raises:
+            InputError: the input or output folder cannot be used.
+        """
+        before = _on_termination(_raise_terminated)
+        try:
+            with FolderRun(self.dataset, self.output_dir, self.chain, self.provenance, self.options) as job:
+                self._folder_run = job
+                if len(job):
+                    self.data_loader = _Rows(job)
+                    self.state.epoch_length = len(job)
+                    super().run(global_epoch)
+                    if self._output_error:
+                        raise self._output_error
+                else:
+                    print("nothing to do: every film has its result", file=sys.stderr)
+            self.exit_code = job.exit_code()
+            print(f"{summary(job.rows)}; see {Path(self.output_dir) / 'manifest.csv'}", file=sys.stderr)
+        except OutputError as error:
+            self.exit_code = OUTPUT_FAILED
+            print(error, file=sys.stderr)
+        except KeyboardInterrupt as error:
+            self.exit_code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+        finally:
+            _on_termination(before)
+
+    def finish(self) -> None:
+        """End the program with the exit code of the run.
+
+        Raises:
+            SystemExit: unless the code is 0.
+        """
+        if self.exit_code:
+            raise SystemExit(self.exit_code)
+
+    def _iteration(self, engine: Any, batchdata: Any) -> Any:
+        try:
+            if isinstance(batchdata, OutputError):
+                raise batchdata
+            self._folder_run.record(batchdata)  # type: ignore[union-attr]
+        except OutputError as error:  # the engine would log what passes through it, with a traceback
+            self._output_error = error
+            self.terminate()
+        return batchdata
+
+
+class ProgressOnTerminal:
+    """A progress bar of films, on a terminal only."""
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the iterations of ``engine``."""
+        if sys.stderr.isatty():
+            ProgressBar(desc="films", persist=True).attach(engine)
+
+
+class _Rows:
+    """The rows of a run as an engine wants its data: with a length, and an error as the last item."""
+
+    def __init__(self, job: FolderRun) -> None:
+        self._job = job
+
+    def __len__(self) -> int:
+        return len(self._job)
+
+    def __iter__(self) -> Iterator[Row | OutputError]:
+        try:
+            yield from self._job
+        except OutputError as error:
+            yield error
+
+
+class _Terminated(KeyboardInterrupt):
+    pass
+
+
+def _raise_terminated(*_: object) -> None:
+    raise _Terminated
+
+
+def _on_termination(handler: Any) -> Any:
+    """Set the handler of SIGTERM and return the old one; only the main thread may."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        return signal.signal(signal.SIGTERM, handler)
+    return None

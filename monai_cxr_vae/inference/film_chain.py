@@ -1,0 +1,157 @@
+"""One film from file to written result: a chain that never raises for anything a film can be, but returns a row."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from monai_cxr_vae.data.writers import file_sha256
+from monai_cxr_vae.errors import FilmError, OutputError
+from monai_cxr_vae.radiograph import read_radiograph
+
+Row = dict[str, Any]
+_COPIED_META = ("format", "bits_stored", "photometric", "transfer_syntax", "decoder", "voi", "view")
+
+
+class FilmChain:
+    """Preprocessing, network, inferer and postprocessing of one film at a time.
+
+    Batch 1 makes a film's bytes independent of its neighbours: in a batch the last bits of a convolution depend on the
+    batch's size.
+
+    Args:
+        preprocessing: transforms of ``{"image": path}`` that end in a MetaTensor ``(1, S, S)`` under ``image``.
+        network: in evaluation mode gives a reconstruction ``(N, 1, S, S)``.
+        inferer: MONAI inferer.
+        postprocessing: transforms of ``{"image", "pred", "input_sha256"}``; ``outputs`` and ``scores`` that they leave
+            go into the row.
+        device: where the network runs, from the first call on.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Callable[[Any], Any],
+        network: torch.nn.Module,
+        inferer: Callable[..., torch.Tensor],
+        postprocessing: Callable[[Any], Any],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.network = network
+        self.inferer = inferer
+        self.postprocessing = postprocessing
+        self.device = torch.device(device)
+
+    def __call__(self, path: str | os.PathLike) -> Row:
+        """Run one film.
+
+        Returns:
+            A row with ``status``, ``reason``, ``input_sha256``, ``warnings``, ``outputs`` and what is known of the
+            film.
+
+        Raises:
+            OutputError: the result cannot be written, which is no fault of the film.
+        """
+        row = new_row()
+        try:
+            row["input_sha256"] = file_sha256(path)
+            data = self.preprocessing({"image": os.fspath(path)})
+            self._describe(row, data["image"])
+            data = {**data, "pred": self._predict(data["image"]), "input_sha256": row["input_sha256"]}
+            data = self.postprocessing(data)
+        except OutputError:
+            raise
+        except Exception as error:
+            return failed(row, error)
+        row.update(status="done", reason=None, outputs=data.get("outputs", []), **data.get("scores", {}))
+        return row
+
+    def same_film(self, paths: Sequence[str]) -> list[Row]:
+        """Run files that claim to be one film (equal SOP instance UID or equal bytes); one row per file.
+
+        Those that cannot be read fail on their own account. If the others show the same picture, the first of them
+        that runs is done and the rest are its duplicates; if not, nobody can tell which is right, and all fail as a
+        conflict.
+        """
+        if len(paths) == 1:
+            return [self(paths[0])]
+        rows = [new_row() for _ in paths]
+        pictures: dict[int, bytes] = {}
+        for i, path in enumerate(paths):
+            try:
+                rows[i]["input_sha256"] = file_sha256(path)
+                pixels = read_radiograph(path).pixels
+                pictures[i] = repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+            except Exception as error:
+                failed(rows[i], error)
+        if len(set(pictures.values())) > 1:
+            for i in pictures:
+                rows[i].update(status="failed", reason="conflict")
+            return rows
+        original = None
+        for i in pictures:
+            if original is None:
+                rows[i] = self(paths[i])
+                original = i if rows[i]["status"] == "done" else None
+            else:
+                rows[i].update(status="skipped", reason="duplicate", duplicate_of=original)
+        return rows
+
+    def _predict(self, image: MetaTensor) -> MetaTensor:
+        self.network.to(self.device).eval()
+        with torch.inference_mode():
+            output = self.inferer(image.as_tensor()[None].to(self.device), self.network)
+        # The record of the transforms makes the prediction invertible like the image.
+        return MetaTensor(output[0].float().cpu(), meta=image.meta, applied_operations=image.applied_operations)
+
+    @staticmethod
+    def _describe(row: Row, image: MetaTensor) -> None:
+        meta = image.meta
+        row.update({key: meta.get(key) or None for key in _COPIED_META})
+        geometry = meta.get("geometry") or {}
+        row.update(rows=geometry.get("rows"), columns=geometry.get("columns"))
+        row["warnings"] = str(meta.get("warnings") or "").split()
+
+
+def new_row() -> Row:
+    """A row that claims nothing yet."""
+    return {"status": "failed", "reason": "internal", "input_sha256": None, "warnings": [], "outputs": []}
+
+
+def failed(row: Row, error: BaseException) -> Row:
+    """Complete the row of a file that could not be used, by the error or what it was raised from."""
+    for cause in _chain(error):
+        if isinstance(cause, FilmError):
+            row.update(status="failed" if cause.eligible else "skipped", reason=cause.reason)
+            return row
+        if _is_out_of_memory(cause):
+            row.update(status="failed", reason="out_of_memory")
+            return row
+        if isinstance(cause, OSError):
+            row.update(status="failed", reason="read_error")
+            return row
+    # The message may quote the film; where it happened does not.
+    last = list(_chain(error))[-1]
+    where = "".join(f"@{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(last.__traceback__)[-1:])
+    row.update(status="failed", reason="internal", warnings=[*row["warnings"], f"{type(last).__name__}{where}"])
+    return row
+
+
+def _chain(error: BaseException | None) -> Any:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        type(error).__name__ in ("RuntimeError", "error")  # torch's CPU allocator; OpenCV
+        and any(words in str(error) for words in ("can't allocate memory", "Insufficient memory"))
+    )

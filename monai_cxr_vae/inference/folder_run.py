@@ -1,0 +1,384 @@
+"""A run over a folder: which films are to be done, every result stored at once, a killed run continued."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from monai_cxr_vae.data.writers import PRIVATE_FOLDER, file_sha256, write_atomically
+from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.errors import InputError, OutputError
+from monai_cxr_vae.inference.film_chain import FilmChain
+from monai_cxr_vae.inference.folder import Entry, FilmFolder, read_header
+from monai_cxr_vae.inference.manifest import COLUMNS, OPTIONAL, Journal, Row, write_csv
+from monai_cxr_vae.inference.pool import Fault, IsolatedPool
+
+# Imported once by the server that the worker processes are forked from.
+_PRELOAD = ("monai_cxr_vae.inference.folder_run", "monai_cxr_vae.model", "monai.inferers", "monai.transforms")
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How a folder is run; none of this changes the bytes of a result.
+
+    Attributes:
+        num_workers: processes; None takes one per CPU core up to four.
+        timeout: seconds per film.
+        memory_limit: GiB per process beyond what it starts with, None for no limit.
+        strict_view: skip films of which nothing says that they are frontal.
+        force: do everything again.
+        retry_failed: try failed films again.
+        manifest_paths: put input paths, which may name patients, into the manifest.
+        progress: show progress bars.
+    """
+
+    num_workers: int | None = None
+    timeout: float = 120
+    memory_limit: float | None = 3
+    strict_view: bool = False
+    force: bool = False
+    retry_failed: bool = False
+    manifest_paths: bool = False
+    progress: bool = False
+
+    def pool(self, function: Any) -> IsolatedPool:
+        workers = self.num_workers or min(4, len(os.sched_getaffinity(0)))
+        return IsolatedPool(function, workers, self.timeout, self.memory_limit, _PRELOAD)
+
+
+@dataclass(frozen=True)
+class _HeaderTask:
+    path: str
+    strict_view: bool
+    digest: bool
+    thorough: bool = False
+
+
+@dataclass(frozen=True)
+class _FilmTask:
+    paths: tuple[str, ...]
+
+
+class _Work:
+    """What a worker process does."""
+
+    def __init__(self, chain: FilmChain | None) -> None:
+        self._chain = chain
+
+    def __call__(self, task: _HeaderTask | _FilmTask) -> Any:
+        if isinstance(task, _HeaderTask):
+            options = {"strict_view": task.strict_view, "digest": task.digest, "thorough": task.thorough}
+            return read_header(task.path, **options)
+        if self._chain is None:
+            raise TypeError("no chain to run films through")
+        return self._chain.same_film(task.paths)
+
+
+def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Iterator[Row]:
+    """Tell for every file of a folder what a run would make of it; nothing is written.
+
+    Yields:
+        In the order of the paths, ``{"path", "status", "reason", "format", "view", "warnings"}``; ``status`` is
+        ``eligible``, ``skipped`` or ``failed``.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    options = options or FolderOptions()
+    entries = FilmFolder(folder).entries()
+    headers: dict[str, Row] = {entry.path: _no_file() for entry in entries if entry.size < 0}
+    tasks = [_HeaderTask(entry.path, options.strict_view, True, thorough=True) for entry in entries if entry.size >= 0]
+    with options.pool(_Work(None)) as pool:
+        for task, result in tqdm(pool.map(tasks), "headers", len(tasks), disable=not options.progress):
+            headers[task.path] = _fault(result) if isinstance(result, Fault) else result
+    seen: set[tuple[Any, ...]] = set()
+    for entry in entries:
+        header = headers[entry.path]
+        status, reason = header["status"] or "eligible", header["reason"]
+        # The same file by another name, or the same bytes; a copy with the same UID needs its pixels to be judged.
+        keys: list[tuple[Any, ...]] = [("file", entry.device, entry.inode)] if entry.inode else []
+        keys += [("bytes", header["input_sha256"])] if not header["status"] else []
+        if any(key in seen for key in keys):
+            status, reason = "skipped", "duplicate"
+        seen.update(keys)
+        yield {
+            "path": entry.path,
+            "status": status,
+            "reason": reason,
+            "format": header.get("format"),
+            "view": header.get("view"),
+            "warnings": header["warnings"],
+        }
+
+
+class FolderRun:
+    """The state of an output folder while a run works on it; a context manager.
+
+    Entering takes the folder, lists the inputs and reads the headers that are new; iterating yields a row per pending
+    film, which :meth:`record` stores; leaving writes ``manifest.csv``.
+
+    Raises:
+        InputError: the folders cannot be used for this run.
+        OutputError: the output cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: FilmFolder,
+        output_dir: str | os.PathLike,
+        chain: FilmChain,
+        provenance: Provenance,
+        options: FolderOptions,
+    ) -> None:
+        self.folder = folder
+        self.output_dir = Path(output_dir)
+        self.private = self.output_dir / PRIVATE_FOLDER
+        self.provenance = provenance
+        self.options = options
+        self._pool = options.pool(_Work(chain))
+        self._cleanup = contextlib.ExitStack()
+        self._index: dict[str, int] = {}
+        self._aliases: dict[int, list[int]] = defaultdict(list)
+        self._groups: list[list[int]] = []
+
+    def __enter__(self) -> FolderRun:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._pool.close)
+            self._take_output_dir(stack)
+            self._manifest = Journal(self.output_dir / "manifest.jsonl")
+            stack.callback(self._manifest.close)
+            self._inputs = Journal(self.private / "inputs.jsonl", mode=0o600)
+            stack.callback(self._inputs.close)
+            if self._manifest.current and not self._inputs.current:
+                raise InputError(
+                    f"{self.output_dir} holds a manifest without its {PRIVATE_FOLDER} folder; take another"
+                )
+            self._read_folder()
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._cleanup:
+            write_csv(self.output_dir, self.rows)
+
+    def __len__(self) -> int:
+        """Number of rows that iterating will yield."""
+        return sum(map(len, self._groups))
+
+    def __iter__(self) -> Iterator[Row]:
+        tasks = {_FilmTask(tuple(self._path(i) for i in group)): group for group in self._groups}
+        for task, result in self._pool.map(tasks):
+            group = tasks[task]
+            if isinstance(result, Fault):
+                result = [_fault(result, path) for path in task.paths]
+            for index, row in zip(group, result, strict=True):
+                if row.get("duplicate_of") is not None:
+                    row = {**row, "duplicate_of": group[row["duplicate_of"]]}
+                yield {"index": index, **row}
+
+    @property
+    def rows(self) -> list[Row]:
+        """The current rows."""
+        return list(self._manifest.current.values())
+
+    def record(self, row: Row) -> None:
+        """Store a row, and those of other names of the same file."""
+        index = row["index"]
+        entry = self._inputs.current[index]
+        header = entry.get("header") or {}
+        row = {**header, **{key: value for key, value in row.items() if value is not None}}
+        row["warnings"] = list(dict.fromkeys([*header.get("warnings", []), *row["warnings"]]))
+        row["model_sha256"], row["config_sha256"] = self.provenance.model_sha256, self.provenance.config_sha256
+        if self.options.manifest_paths:
+            row["path"] = entry["path"]
+        row["replaces"] = self._replaced(index, row)
+        row = {column: row.get(column) for column in COLUMNS if column not in OPTIONAL or row.get(column) is not None}
+        if not row.get("replaces"):
+            row.pop("replaces", None)
+        self._manifest.add(row)
+        self._record_aliases(index)
+
+    def exit_code(self) -> int:
+        """0 all eligible films done, 2 nothing eligible, 4 every eligible film failed, 8 some done and some failed."""
+        count = Counter(row["status"] for row in self.rows)
+        if not count["failed"]:
+            return 0 if count["done"] else 2
+        return 8 if count["done"] else 4
+
+    def _take_output_dir(self, stack: contextlib.ExitStack) -> None:
+        """Lock the output folder for this run and check that it belongs to this model and these settings."""
+        output, source = (Path(os.path.realpath(p)) for p in (self.output_dir, self.folder.root))
+        if output == source or output in source.parents or source in output.parents:
+            raise InputError("the output folder and the input folder must not lie within each other")
+        try:
+            self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(self.private / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise OutputError(f"the output cannot be written: {os.strerror(error.errno or 0)}") from error
+        stack.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another run is at work in {self.output_dir}") from error
+        scratch = self.private / "tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        owner = {"model_sha256": self.provenance.model_sha256, "config_sha256": self.provenance.config_sha256}
+        file = self.private / "owner.json"
+        if not file.exists():
+            write_atomically(file, json.dumps(owner).encode(), scratch)
+        elif json.loads(file.read_bytes()) != owner:
+            raise InputError(f"{self.output_dir} holds results of another model or other settings; take another folder")
+
+    def _read_folder(self) -> None:
+        entries = self.folder.entries()
+        self._index = {row["path"]: index for index, row in self._inputs.current.items()}
+        changed = set()
+        number = max([-1, *self._inputs.current, *self._manifest.current])
+        for entry in entries:
+            if entry.path not in self._index:
+                number += 1
+                self._index[entry.path] = number
+                self._inputs.add(_input_row(number, entry, None))
+            elif not _same_file(self._inputs.current[self._index[entry.path]], entry):
+                changed.add(self._index[entry.path])
+        present = {self._index[entry.path]: entry for entry in entries}
+        self._find_aliases(present)
+        self._read_headers(present, changed)
+        self._mark_gone(present)
+        self._groups = self._pending_groups(present)
+        pending = {index for group in self._groups for index in group}
+        for index in set(self._aliases) - pending:
+            self._record_aliases(index)
+
+    def _find_aliases(self, present: dict[int, Entry]) -> None:
+        """Of several names of one file, the first in byte order stands for all."""
+        first: dict[tuple[int, int], int] = {}
+        for index, entry in present.items():
+            if entry.size >= 0 and entry.inode:
+                leader = first.setdefault((entry.device, entry.inode), index)
+                if leader != index:
+                    self._aliases[leader].append(index)
+
+    def _read_headers(self, present: dict[int, Entry], changed: set[int]) -> None:
+        """Read the headers that are not known yet; what is no film gets its row at once."""
+        aliases = {index for names in self._aliases.values() for index in names}
+        tasks = {}
+        for index, entry in present.items():
+            known = self._inputs.current[index].get("header")
+            if index in aliases or (known and index not in changed and not self.options.force):
+                continue
+            if entry.size < 0:
+                self._store_header(index, entry, _no_file())
+            else:
+                tasks[_HeaderTask(entry.path, self.options.strict_view, index in changed)] = index
+        for task, result in tqdm(self._pool.map(tasks), "headers", len(tasks), disable=not self.options.progress):
+            header = _fault(result, task.path) if isinstance(result, Fault) else result
+            self._store_header(tasks[task], present[tasks[task]], header)
+
+    def _store_header(self, index: int, entry: Entry, header: Row) -> None:
+        self._inputs.add(_input_row(index, entry, header))
+        if header["status"]:
+            row = self._manifest.current.get(index)
+            if self.options.force or not row or row["input_sha256"] != header["input_sha256"]:
+                self.record({"index": index, "outputs": [], **header})
+
+    def _mark_gone(self, present: dict[int, Entry]) -> None:
+        """An input that has vanished keeps its row, with a warning while it is away."""
+        root = os.fspath(self.folder.root.resolve())
+        for index, entry in self._inputs.current.items():
+            if entry["path"] != root and not entry["path"].startswith(root.rstrip("/") + "/"):
+                continue
+            row = self._manifest.current.get(index)
+            if row is None:
+                if index not in present:
+                    self.record({"index": index, **_read_error(), "warnings": ["input_gone"]})
+            elif (index not in present) != ("input_gone" in row["warnings"]):
+                others = [code for code in row["warnings"] if code != "input_gone"]
+                self._manifest.add({**row, "warnings": others if index in present else [*others, "input_gone"]})
+
+    def _pending_groups(self, present: dict[int, Entry]) -> list[list[int]]:
+        """Films to run; files that claim to be one film are one task, done again together if any of them is new."""
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for index in present:
+            header = self._inputs.current[index].get("header")
+            if header and not header["status"]:
+                groups[header.get("sop_uid") or header["input_sha256"]].append(index)
+        return [group for group in groups.values() if any(self._is_pending(index) for index in group)]
+
+    def _is_pending(self, index: int) -> bool:
+        row, digest = self._manifest.current.get(index), self._inputs.current[index]["header"]["input_sha256"]
+        if row is None or self.options.force or (digest and digest != row["input_sha256"]):
+            return True
+        if row["status"] == "failed":
+            return self.options.retry_failed
+        return not all((self.output_dir / output["path"]).exists() for output in row["outputs"])
+
+    def _record_aliases(self, leader: int) -> None:
+        row = self._manifest.current.get(leader)
+        if row is None:
+            return
+        for index in self._aliases.get(leader, ()):
+            alias = {"status": "skipped", "reason": "duplicate", "duplicate_of": leader}
+            alias["input_sha256"] = row["input_sha256"]
+            current = self._manifest.current.get(index, {})
+            if any(current.get(key) != value for key, value in alias.items()):
+                self.record({"index": index, "outputs": [], "warnings": [], **alias})
+
+    def _replaced(self, index: int, row: Row) -> list[str]:
+        """Paths of earlier results that stay on disk but no longer stand for this input."""
+        before = self._manifest.current.get(index, {})
+        earlier = [*before.get("replaces", []), *(output["path"] for output in before.get("outputs", []))]
+        now = {output["path"] for output in row["outputs"]}
+        return [path for path in dict.fromkeys(earlier) if path not in now]
+
+    def _path(self, index: int) -> str:
+        return str(self._inputs.current[index]["path"])
+
+
+def _input_row(index: int, entry: Entry, header: Row | None) -> Row:
+    return {
+        "index": index,
+        "path": entry.path,
+        "size": entry.size,
+        "mtime_ns": entry.mtime_ns,
+        "inode": entry.inode,
+        "header": header,
+    }
+
+
+def _same_file(known: Row, entry: Entry) -> bool:
+    return (known["size"], known["mtime_ns"]) == (entry.size, entry.mtime_ns)
+
+
+def _no_file() -> Row:
+    return {"status": "skipped", "reason": "not_a_file", "warnings": [], "input_sha256": None}
+
+
+def _read_error() -> Row:
+    return {"status": "failed", "reason": "read_error", "warnings": [], "input_sha256": None, "outputs": []}
+
+
+def _fault(fault: Fault, path: str | None = None) -> Row:
+    """The row of a file whose process was lost; its digest is taken here, which needs no parser."""
+    digest = None
+    if path is not None:
+        with contextlib.suppress(OSError):
+            digest = file_sha256(path)
+    return {"status": "failed", "reason": str(fault), "warnings": [], "input_sha256": digest, "outputs": []}
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """One line: how many films are done, skipped and failed."""
+    count = Counter(row["status"] for row in rows)
+    return ", ".join(f"{count[status]} {status}" for status in ("done", "skipped", "failed"))

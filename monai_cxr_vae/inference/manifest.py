@@ -1,0 +1,124 @@
+"""The journals of a folder run: what became of every input (to pass on) and where the inputs are (private)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monai_cxr_vae.data.writers import PRIVATE_FOLDER, write_atomically
+from monai_cxr_vae.errors import OutputError
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "index",
+    "status",
+    "reason",
+    "format",
+    "study_uid",
+    "series_uid",
+    "sop_uid",
+    "input_sha256",
+    "rows",
+    "columns",
+    "bits_stored",
+    "photometric",
+    "transfer_syntax",
+    "decoder",
+    "voi",
+    "view",
+    "model_sha256",
+    "config_sha256",
+    "outputs",
+    "warnings",
+    "duplicate_of",
+    "replaces",
+    "path",
+    "quality",
+    "quality_p",
+    "quality_part",
+    "anomaly",
+    "anomaly_p",
+    "anomaly_part",
+)
+# Present in a row only when it says something.
+OPTIONAL = frozenset(COLUMNS[COLUMNS.index("replaces") :])
+
+
+class Journal:
+    """Lines of JSON that are only ever added; of several with one ``index`` the last counts.
+
+    A line that a kill cut short is removed when the file is opened again.
+
+    Raises:
+        OutputError: when opened or added to, if the file cannot be written.
+    """
+
+    def __init__(self, path: Path, mode: int = 0o644) -> None:
+        self.current: dict[int, Row] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode)
+            self._size = self._load()
+            os.ftruncate(self._file, self._size)
+        except OSError as error:
+            raise _output_error(error) from error
+
+    def add(self, row: Row) -> None:
+        """Store a row, whole or not at all."""
+        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                os.ftruncate(self._file, self._size)
+                raise OutputError("the output cannot be written: No space left on device")
+        except OSError as error:
+            raise _output_error(error) from error
+        self._size += len(line)
+        self.current[row["index"]] = row
+
+    def close(self) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+
+    def _load(self) -> int:
+        """Take over the whole lines and return where they end."""
+        end = 0
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    index = row["index"]
+                except (ValueError, TypeError, KeyError):
+                    break  # nothing after a broken line can be trusted; what it stood for is done again
+                if not line.endswith(b"\n"):
+                    break
+                self.current[index] = row
+                end += len(line)
+        return end
+
+
+def write_csv(output_dir: Path, rows: Iterable[Row]) -> None:
+    """Write ``manifest.csv``: the current rows in the order of their index."""
+    rows = sorted(rows, key=lambda row: row["index"])
+    used = {key for row in rows for key in row}
+    columns = [column for column in COLUMNS if column not in OPTIONAL or column in used]
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(column)) for column in columns])
+    write_atomically(output_dir / "manifest.csv", buffer.getvalue().encode(), output_dir / PRIVATE_FOLDER / "tmp")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict) else value
+
+
+def _output_error(error: OSError) -> OutputError:
+    return OutputError(f"the output cannot be written: {os.strerror(error.errno or 0)}")

@@ -1,0 +1,235 @@
+"""Processes that run tasks nobody trusts: a crash, a hang or a memory bomb costs one task, never the run."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+import types
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from monai_cxr_vae.errors import OutputError
+
+# In flight per process: one at work, one waiting, so that no process idles while the parent stores a row.
+_IN_FLIGHT = 2
+_START_SECONDS = 300.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Fault(str):
+    """What became of a task that returned nothing: ``crashed``, ``timeout`` or ``out_of_memory``."""
+
+
+class IsolatedPool:
+    """Run a function over tasks in processes of its own, in no particular order.
+
+    Args:
+        function: picklable; called with a task, returns something picklable. It runs with standard streams closed,
+            logging and warnings silenced: libraries quote file contents there.
+        workers: number of processes, each with one thread.
+        timeout: seconds a task may take before its process is killed.
+        memory_limit: GiB of address space that a process may take beyond what it has when it starts (None: any).
+        preload: modules to import once, before the processes are forked.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        workers: int = 1,
+        timeout: float = 120,
+        memory_limit: float | None = 3,
+        preload: Iterable[str] = (),
+    ) -> None:
+        self._payload = pickle.dumps(function)
+        self._timeout = timeout
+        self._memory_limit = memory_limit
+        # A forked server never holds the parent's pipe ends, so a process whose parent dies sees its pipe close.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__, *preload])
+        self._workers: list[_Worker | None] = [None] * workers
+
+    def __enter__(self) -> IsolatedPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def map(self, tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield ``(task, result)`` as they come; the result is a :class:`Fault` where the process was lost.
+
+        Raises:
+            OutputError: raised by the function; the run is over.
+            RuntimeError: a process cannot start.
+        """
+        waiting = iter(tasks)
+        again: deque[Any] = deque()
+        while True:
+            for i, worker in enumerate(self._workers):
+                while worker is None or len(worker.tasks) < _IN_FLIGHT:
+                    task = again.popleft() if again else next(waiting, self)
+                    if task is self:
+                        break
+                    if worker is None:
+                        worker = self._workers[i] = self._start()
+                    worker.give(task)
+            busy = [worker for worker in self._workers if worker is not None and worker.tasks]
+            if not busy:
+                return
+            ready = wait([w.pipe for w in busy], timeout=max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+            for worker in busy:
+                if worker.pipe in ready:
+                    yield from self._receive(worker, again)
+                elif time.monotonic() >= worker.deadline and not worker.pipe.poll():
+                    yield self._lose(worker, again, "timeout")
+
+    def close(self) -> None:
+        """Kill the processes; what they were at is not reported."""
+        for worker in self._workers:
+            if worker is not None:
+                worker.kill()
+        self._workers = [None] * len(self._workers)
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        arguments = (theirs, self._payload, self._memory_limit)
+        process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        with _without_main_module():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours, self._timeout)
+
+    def _receive(self, worker: _Worker, again: deque[Any]) -> Iterator[tuple[Any, Any]]:
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, ConnectionError, pickle.UnpicklingError):
+            if not worker.ready:
+                raise RuntimeError("a worker process died while it started") from None
+            yield self._lose(worker, again, "crashed")
+            return
+        if kind == "ready":
+            worker.ready = True
+            worker.restart_clock()
+        elif kind == "result":
+            task = worker.tasks.popleft()
+            worker.restart_clock()
+            yield task, value
+        elif kind == "output":
+            raise OutputError(value)
+        else:
+            raise RuntimeError(f"a worker process cannot start: {value}")
+
+    def _lose(self, worker: _Worker, again: deque[Any], reason: str) -> tuple[Any, Fault]:
+        """Give up a process with the task it was at; the one that waited behind it gets another process."""
+        if not worker.ready:
+            raise RuntimeError("a worker process did not start in time")
+        worker.kill()
+        self._workers[self._workers.index(worker)] = None
+        task = worker.tasks.popleft()
+        again.extend(worker.tasks)
+        return task, Fault(reason)
+
+
+class _Worker:
+    def __init__(self, process: Any, pipe: Connection, timeout: float) -> None:
+        self.process, self.pipe, self._timeout = process, pipe, timeout
+        self.tasks: deque[Any] = deque()
+        self.ready = False
+        self.deadline = time.monotonic() + _START_SECONDS
+
+    def give(self, task: Any) -> None:
+        if self.ready and not self.tasks:
+            self.tasks.append(task)
+            self.restart_clock()
+        else:
+            self.tasks.append(task)
+        with contextlib.suppress(ConnectionError):  # a dead process shows when its pipe is read
+            self.pipe.send(task)
+
+    def restart_clock(self) -> None:
+        self.deadline = time.monotonic() + self._timeout
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, payload: bytes, memory_limit: float | None) -> None:
+    """Life of a worker process."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    _silence()
+    try:
+        _one_thread()
+        function = pickle.loads(payload)
+        _limit_memory(memory_limit)
+    except Exception as error:
+        pipe.send(("broken", f"{type(error).__name__}: {error}"))
+        return
+    pipe.send(("ready", None))
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = ("result", function(task))
+        except OutputError as error:
+            answer = ("output", str(error))
+        except MemoryError:
+            answer = ("result", Fault("out_of_memory"))
+        pipe.send(answer)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _silence() -> None:
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+
+
+def _one_thread() -> None:
+    """More threads per film gain nothing beside more processes, and their number changes the last bits."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _limit_memory(gigabytes: float | None) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if gigabytes is not None and sys.platform == "linux":
+        with Path("/proc/self/statm").open() as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+        limit = taken + int(gigabytes * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep a new process from importing the program that is running, which may have no ``__main__`` guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
