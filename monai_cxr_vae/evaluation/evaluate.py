@@ -1,0 +1,141 @@
+"""The evaluation of a model on films: metrics with intervals, baselines beside them, pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..metrics import active_units, peak_signal_to_noise_ratio
+from . import baselines
+from .figures import draw_curves, draw_reconstructions
+from .metrics import (
+    Bootstrap,
+    bits_per_dimension,
+    kl_per_unit,
+    multiscale_structural_similarity,
+    structural_similarity,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """What is asked of a model; :class:`monai_cxr_vae.model.RadiographVAE` has it."""
+
+    latent_size: int
+    sigma: Tensor
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+def evaluate(
+    model: Model,
+    films: Tensor,
+    train_films: Tensor,
+    output_dir: str | os.PathLike,
+    masks: Tensor | None = None,
+    metrics_csv: str | os.PathLike | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a model and simpler methods of the same size, and write ``evaluation.json`` and two pictures.
+
+    Args:
+        model: in evaluation mode; its device is taken from ``sigma``.
+        films: test films ``(N, 1, S, S)`` float32 in [0, 1].
+        train_films: films that the baselines are fitted on, same size; they should be those of the training.
+        output_dir: made when missing; gets ``evaluation.json``, ``reconstructions.png`` (best, median and worst film)
+            and ``curves.png``.
+        masks: ``(N, 1, S, S)`` bool, true where the film is and false on padding, which no metric counts.
+        metrics_csv: the training run's log, drawn into ``curves.png``.
+        batch_size: films at a time; it does not change the numbers beyond rounding.
+        seed: of the sampled latents, the resamples and the baselines.
+
+    Returns:
+        What ``evaluation.json`` holds. A metric is ``{"mean", "ci95", "n"}``, over films: ``psnr`` in dB, ``ssim``,
+        ``ms_ssim`` (absent below 176 pixels), ``kl`` in nats, ``bits_per_dimension`` (absent as long as the model has
+        no sigma). ``active_units`` has ``value`` and ``of`` in place of the mean, ``kl_per_unit`` lists. ``baselines``
+        holds ``mean_image``, ``pca``, ``block_pca`` (absent when no grid fits) and ``bicubic``: numbers.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if masks is not None and bool(masks.all()):
+        masks = None
+    mu, logvar, reconstructions, sampled = _run(model, films, batch_size, seed)
+    bootstrap = Bootstrap(len(films), seed=seed)
+
+    unit_kl = kl_per_unit(mu, logvar)
+    psnr = peak_signal_to_noise_ratio(reconstructions, films, masks)
+    per_film = {"psnr": psnr, "ssim": structural_similarity(reconstructions, films, masks), "kl": unit_kl.sum(1)}
+    ms_ssim = multiscale_structural_similarity(reconstructions, films, masks)
+    if not ms_ssim.isnan().all():
+        per_film["ms_ssim"] = ms_ssim
+    sigma = float(model.sigma)
+    if sigma > 0:
+        per_film["bits_per_dimension"] = bits_per_dimension(sampled, films, unit_kl.sum(1), sigma, masks)
+    else:
+        _logger.warning("these weights carry no sigma yet: no evidence lower bound")
+
+    result: dict[str, Any] = {"n": len(films), "image_size": films.shape[-1], "latent_size": model.latent_size}
+    result |= {name: bootstrap.summary(values) for name, values in per_film.items()}
+    if sigma > 0:
+        result["bits_per_dimension"]["sigma"] = sigma
+    result["active_units"] = _active_units(mu, bootstrap)
+    lower, upper = bootstrap.interval(bootstrap.means(unit_kl)).tolist()
+    result["kl_per_unit"] = {"mean": unit_kl.double().mean(0).tolist(), "ci95": [lower, upper], "n": len(films)}
+    result["baselines"] = _baselines(films, train_films, model.latent_size, masks, bootstrap, seed)
+
+    (output_dir / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw_reconstructions(output_dir / "reconstructions.png", films, reconstructions, psnr, masks)
+    draw_curves(output_dir / "curves.png", result, psnr, metrics_csv)
+    return result
+
+
+@torch.no_grad()
+def _run(model: Model, films: Tensor, batch_size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Posterior means and log variances, reconstructions from the mean and from a sampled latent, all on the CPU."""
+    noise = torch.randn(len(films), model.latent_size, generator=torch.Generator().manual_seed(seed))
+    parts = []
+    for x, epsilon in zip(films.split(batch_size), noise.split(batch_size), strict=True):
+        mu, logvar = model.encode(x.to(model.sigma.device))
+        z = mu + (0.5 * logvar).exp() * epsilon.to(mu).view_as(mu)
+        parts.append((mu.flatten(1), logvar.flatten(1), model.decode(mu), model.decode(z)))
+    mu, logvar, reconstructions, sampled = (torch.cat(part).float().cpu() for part in zip(*parts, strict=True))
+    return mu, logvar, reconstructions, sampled
+
+
+def _active_units(mu: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:
+    n = len(mu)
+    centred = mu.double() - mu.double().mean(0)
+    variance = (bootstrap.means(centred.square()) - bootstrap.means(centred).square()) * n / (n - 1)
+    interval = bootstrap.interval((variance > 0.01).sum(1)).tolist()
+    return {"value": int(active_units(mu)), "of": mu.shape[1], "ci95": interval, "n": n}
+
+
+def _baselines(
+    films: Tensor, train_films: Tensor, values: int, masks: Tensor | None, bootstrap: Bootstrap, seed: int
+) -> dict[str, dict[str, Any]]:
+    made: dict[str, tuple[Tensor, dict[str, Any]]] = {
+        "mean_image": (baselines.mean_image(films, train_films), {"values": 0})
+    }
+    reconstructions, components = baselines.pca(films, train_films, values, seed)
+    made["pca"] = reconstructions, {"components": components, "values": components}
+    blocks = baselines.block_pca(films, train_films, values, masks, seed)
+    if blocks is not None:
+        made["block_pca"] = blocks
+    reconstructions, used = baselines.bicubic(films, values)
+    made["bicubic"] = reconstructions, {"values": used}
+    report = {}
+    for name, (reconstructions, how) in made.items():
+        psnr = bootstrap.summary(peak_signal_to_noise_ratio(reconstructions, films, masks))
+        ssim = structural_similarity(reconstructions, films, masks)
+        report[name] = {**how, "psnr": psnr["mean"], "psnr_ci95": psnr["ci95"], "ssim": float(ssim.mean())}
+    return report

@@ -1,0 +1,63 @@
+"""Baselines against closed forms and brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monai_cxr_vae.evaluation import baselines
+
+
+@pytest.fixture
+def films():
+    """Films of 32 px on a subspace of eight dimensions, 60 to fit on and 10 to test."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(8, 32 * 32, generator=generator)
+    films = 0.5 + 0.02 * torch.randn(70, 8, generator=generator) @ basis
+    return films[:60].view(-1, 1, 32, 32), films[60:].view(-1, 1, 32, 32)
+
+
+def test_mean_image(films):
+    train, test = films
+    assert torch.equal(baselines.mean_image(test, train)[3], train.mean(0))
+
+
+def test_pca_is_exact_on_its_subspace_and_optimal_below(films):
+    train, test = films
+    made, components = baselines.pca(test, train, 8)
+    assert components == 8
+    assert torch.allclose(made, test, atol=1e-4)
+    made, _ = baselines.pca(train, train, 4)
+    singular = torch.linalg.svdvals((train - train.mean(0)).flatten(1))
+    assert float((made - train).square().sum()) == pytest.approx(float(singular[4:].square().sum()), rel=1e-3)
+
+
+def test_pca_takes_what_there_is(films):
+    train, test = films
+    assert baselines.pca(test, train[:5], 100)[1] == 4
+
+
+def test_block_pca_takes_the_best_grid():
+    generator = torch.Generator().manual_seed(0)
+    tile = torch.rand(1, 8, 8, generator=generator)
+    weights = torch.rand(40, 1, 4, 4, generator=generator)
+    films = weights.repeat_interleave(8, 2).repeat_interleave(8, 3) * tile.tile(1, 4, 4)  # one number per 8 px block
+    made, how = baselines.block_pca(films[30:], films[:30], 16)
+    assert how == {"grid": 4, "components": 1, "values": 16}
+    assert torch.allclose(made, films[30:], atol=1e-4)
+
+
+def test_block_pca_without_a_grid(films):
+    assert baselines.block_pca(films[1], films[0], 0) is None
+
+
+def test_bicubic_has_no_more_values_than_allowed():
+    film = torch.rand(1, 1, 32, 32)
+    made, values = baselines.bicubic(film, 70)
+    assert values == 64
+    assert made.shape == film.shape
+    small = Image.fromarray(film[0, 0].numpy()).resize((8, 8), Image.BICUBIC)
+    inner = np.asarray(small.resize((32, 32), Image.BICUBIC))[4:-4, 4:-4]
+    assert np.abs(made[0, 0, 4:-4, 4:-4].numpy() - inner).max() < 0.1  # Pillow's cubic is a little sharper

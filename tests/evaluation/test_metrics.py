@@ -1,0 +1,113 @@
+"""Metrics against independent implementations and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai.metrics import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
+from torch.distributions import Normal, kl_divergence
+
+from monai_cxr_vae.evaluation.metrics import (
+    Bootstrap,
+    bits_per_dimension,
+    cut,
+    kl_per_unit,
+    multiscale_structural_similarity,
+    structural_similarity,
+)
+from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
+
+
+@pytest.fixture
+def pair():
+    """Four smooth films and noisy copies, 192 px."""
+    generator = torch.Generator().manual_seed(0)
+    films = torch.nn.functional.interpolate(torch.rand(4, 1, 12, 12, generator=generator), 192, mode="bilinear")
+    return films + 0.1 * torch.randn(films.shape, generator=generator), films
+
+
+def box(film, top, left, height, width):
+    mask = torch.zeros_like(film, dtype=torch.bool)
+    mask[..., top : top + height, left : left + width] = True
+    return mask
+
+
+def test_as_monai_computes_them(pair):
+    noisy, films = pair
+    shown = noisy.clamp(0, 1)
+    for ours, theirs in (
+        (peak_signal_to_noise_ratio, PSNRMetric(1.0, reduction="none")),
+        (structural_similarity, SSIMMetric(2, reduction="none")),
+        (multiscale_structural_similarity, MultiScaleSSIMMetric(2, reduction="none")),
+    ):
+        assert torch.allclose(ours(noisy, films), theirs(shown, films).flatten(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "metric", [peak_signal_to_noise_ratio, structural_similarity, multiscale_structural_similarity]
+)
+def test_padding_does_not_count(pair, metric):
+    noisy, films = pair
+    mask = box(films, 0, 10, 192, 178)
+    inside = metric(noisy[..., 10:188], films[..., 10:188])
+    spoilt = torch.where(mask, noisy, torch.rand(films.shape))
+    assert torch.allclose(metric(spoilt, films, mask), inside, atol=1e-5)
+
+
+def test_multiscale_needs_176_pixels(pair):
+    noisy, films = pair
+    assert multiscale_structural_similarity(noisy[..., :175, :], films[..., :175, :]).isnan().all()
+    assert not multiscale_structural_similarity(noisy[..., :176, :], films[..., :176, :]).isnan().any()
+    masks = torch.cat([box(films[:1], 0, 0, 192, 180), box(films[:1], 0, 10, 192, 120)])
+    assert multiscale_structural_similarity(noisy[:2], films[:2], masks).isnan().tolist() == [False, True]
+
+
+def test_cut_gives_the_box(pair):
+    _, films = pair
+    assert torch.equal(cut(films[:1], box(films[:1], 3, 5, 100, 50)), films[:1, :, 3:103, 5:55])
+
+
+def test_bits_per_dimension_is_the_likelihood(pair):
+    noisy, films = pair
+    kl = torch.tensor([10.0, 0.0, 300.0, 2.0])
+    density = Normal(noisy, 0.1).log_prob(films).flatten(1).sum(1)
+    expected = (kl - density) / films[0].numel() / math.log(2) + math.log2(256)
+    assert torch.allclose(bits_per_dimension(noisy, films, kl, 0.1), expected, atol=1e-4)
+    mask = box(films, 0, 10, 192, 172)
+    density = (Normal(noisy, 0.1).log_prob(films) * mask).flatten(1).sum(1)
+    expected = (kl - density) / (192 * 172) / math.log(2) + 8
+    assert torch.allclose(bits_per_dimension(noisy, films, kl, 0.1, mask), expected, atol=1e-4)
+
+
+def test_kl_per_unit_is_the_divergence():
+    mu, logvar = torch.randn(5, 7), torch.randn(5, 7)
+    expected = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0))
+    assert torch.allclose(kl_per_unit(mu, logvar), expected, atol=1e-5)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(1)
+    covered = 0
+    for _ in range(300):
+        summary = Bootstrap(60, resamples=500).summary(torch.randn(60, generator=generator) + 3)
+        covered += summary["ci95"][0] <= 3 <= summary["ci95"][1]
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_bootstrap_is_seeded_and_leaves_nan_out():
+    values = torch.tensor([1.0, 2.0, math.nan, 4.0, 6.0])
+    summary = Bootstrap(5).summary(values)
+    assert summary == Bootstrap(5).summary(values)
+    assert summary["ci95"] != Bootstrap(5, seed=1, resamples=50).summary(values)["ci95"]
+    assert (summary["mean"], summary["n"]) == (13 / 4, 4)
+    assert 1 <= summary["ci95"][0] < 13 / 4 < summary["ci95"][1] <= 6
+
+
+def test_columns_share_the_resamples():
+    values = torch.randn(20, 3)
+    bootstrap = Bootstrap(20, resamples=50)
+    together = bootstrap.interval(bootstrap.means(values))
+    apart = torch.stack([bootstrap.interval(bootstrap.means(column)) for column in values.T], 1)
+    assert torch.allclose(together, apart)
