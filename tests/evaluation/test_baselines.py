@@ -39,7 +39,7 @@ def test_pca_takes_what_there_is(films):
     assert baselines.pca(test, train[:5], 100)[1] == 4
 
 
-def test_block_pca_takes_the_best_grid():
+def test_block_pca_finds_the_blocks():
     generator = torch.Generator().manual_seed(0)
     tile = torch.rand(1, 8, 8, generator=generator)
     weights = torch.rand(40, 1, 4, 4, generator=generator)
@@ -47,6 +47,20 @@ def test_block_pca_takes_the_best_grid():
     made, how = baselines.block_pca(films[30:], films[:30], 16)
     assert how == {"grid": 4, "components": 1, "values": 16}
     assert torch.allclose(made, films[30:], atol=1e-4)
+
+
+def test_block_pca_takes_the_best_grid(films, monkeypatch):
+    train, test = films
+
+    def psnr(sides):
+        monkeypatch.setattr(baselines, "BLOCK_SIDES", sides)
+        made, _ = baselines.block_pca(test, train, 16)
+        return float(-10 * ((made.clamp(0, 1) - test) ** 2).flatten(1).mean(1).log10().mean())
+
+    alone = [psnr((side,)) for side in (8, 16, 32)]
+    assert max(alone) > min(alone) + 1
+    assert psnr((8, 16, 32)) == pytest.approx(max(alone), abs=1e-4)
+    assert psnr((32, 16, 8)) == pytest.approx(max(alone), abs=1e-4)
 
 
 def test_block_pca_without_a_grid(films):

@@ -76,6 +76,7 @@ def test_numbers_are_the_models(evaluated, films):
     assert [len(bound) for bound in result["kl_per_unit"]["ci95"]] == [12, 12]
     assert result["active_units"]["value"] == int((mu.var(0) > 0.01).sum()) == 8
     assert result["active_units"]["of"] == 12
+    assert result["active_units"]["ci95"] == [8, 8]  # each of the eight has a variance far above the limit
     # Expectation over the posterior: the error of the mean and the variance that the sampled latents bring.
     unclamped = float((model.decode(mu) - test).square().mean()) + 8 * math.exp(-6) / 48**2
     nats = 0.5 * math.log(2 * math.pi * 0.05**2) + unclamped / (2 * 0.05**2) + float(kl.sum(1).mean()) / 48**2
