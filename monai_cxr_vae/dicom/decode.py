@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID
+from pydicom.dataset import Dataset
 
 from ..errors import (
     ColourImage,
@@ -22,11 +21,13 @@ from ..errors import (
     TruncatedFile,
     UnsupportedSyntax,
 )
-from .files import DEFLATED
+from .files import DEFLATED, encoding
 
 MAX_PIXELS = 64 * 10**6
 
+_SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
+_LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 203))
 _FAMILY = {
     "1.2.840.10008.1.2.5": "rle",
     "1.2.840.10008.1.2.4.50": "jpeg",
@@ -170,7 +171,7 @@ def _native(dataset: Dataset, form: PixelFormat) -> np.ndarray:
     size = form.bits_allocated // 8
     if len(data) < count * size:
         raise TruncatedFile("the pixel data is shorter than rows and columns ask for")
-    little = dataset.is_little_endian is not False
+    _, little = encoding(dataset)
     if size == 1 and not little and dataset["PixelData"].VR == "OW":
         # PS3.5 8.2: bytes travel in 16-bit words, which big endian swaps
         data = np.frombuffer(data, ">u2", len(data) // 2).astype("<u2").tobytes()
@@ -207,13 +208,23 @@ def _decode_frame(family: str, frame: bytes, form: PixelFormat) -> tuple[np.ndar
         except Exception as error:
             cause = error
             continue
-        if pixels.shape == (form.rows, form.columns) and pixels.dtype.kind in "iu":
-            word = f"{pixels.dtype.kind}{form.bits_allocated // 8}"
-            return pixels.astype(word, copy=False).view(f"u{form.bits_allocated // 8}"), name
-        cause = ValueError("decoded to another size")
+        if pixels.shape != (form.rows, form.columns) or pixels.dtype.kind not in "iu":
+            raise CorruptFile("the compressed pixel data has another size than the header says")
+        if form.transfer_syntax in _LOSSY:
+            pixels = _without_overshoot(pixels, form)
+        word = f"{pixels.dtype.kind}{form.bits_allocated // 8}"
+        return pixels.astype(word, copy=False).view(f"u{form.bits_allocated // 8}"), name
     if cause is None:
         raise UnsupportedSyntax("no decoder for this compression is installed")
     raise CorruptFile("the compressed pixel data is damaged") from cause
+
+
+def _without_overshoot(pixels: np.ndarray, form: PixelFormat) -> np.ndarray:
+    """Keep what a lossy codec lets swing beyond BitsStored from wrapping round to the other end of the range."""
+    if form.high_bit != form.bits_stored - 1 or (form.signed and pixels.dtype.kind == "u"):
+        return pixels
+    low = -(1 << (form.bits_stored - 1)) if form.signed else 0
+    return np.clip(pixels, low, low + (1 << form.bits_stored) - 1)
 
 
 def _check_codestream(family: str, frame: bytes, form: PixelFormat) -> None:
@@ -300,8 +311,8 @@ def _imagecodecs_rle(frame: bytes, form: PixelFormat) -> np.ndarray:
     import imagecodecs
 
     word = np.dtype(f"<u{form.bits_allocated // 8}")
-    data = imagecodecs.dicomrle_decode(frame, word)
-    return np.frombuffer(data, word).reshape(form.rows, form.columns)
+    pixels = np.frombuffer(imagecodecs.dicomrle_decode(frame, word), word)
+    return pixels.reshape(form.rows, form.columns) if pixels.size == form.rows * form.columns else pixels
 
 
 def _pylibjpeg_rle(frame: bytes, form: PixelFormat) -> np.ndarray:
@@ -344,28 +355,36 @@ def _itk(frame: bytes, form: PixelFormat) -> np.ndarray:
 
 def _write_minimal(folder: Path, frame: bytes, form: PixelFormat) -> Path:
     """A DICOM file around one codestream for libraries that read only files; nothing of the source but its pixels."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.7")
-    meta.MediaStorageSOPInstanceUID = UID("2.25.1")
-    meta.TransferSyntaxUID = UID(form.transfer_syntax or "")
-    dataset = Dataset()
-    dataset.file_meta = meta
-    dataset.is_little_endian, dataset.is_implicit_VR = True, False
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    dataset.Modality, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = "OT", 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = form.rows, form.columns
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = form.bits_allocated, form.bits_stored, form.high_bit
-    dataset.PixelRepresentation = int(form.signed)
+
+    def element(group: int, number: int, vr: bytes, value: bytes | int) -> bytes:
+        if isinstance(value, int):
+            value = struct.pack("<H", value)
+        value += (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
+        length = struct.pack("<HL", 0, len(value)) if vr == b"OB" else struct.pack("<H", len(value))
+        return struct.pack("<HH", group, number) + vr + length + value
+
+    meta = element(2, 0x0001, b"OB", b"\0\1") + element(2, 0x0002, b"UI", _SECONDARY_CAPTURE)
+    meta += element(2, 0x0003, b"UI", b"2.25.1") + element(2, 0x0010, b"UI", (form.transfer_syntax or "").encode())
+    image = element(8, 0x0016, b"UI", _SECONDARY_CAPTURE) + element(8, 0x0018, b"UI", b"2.25.1")
+    image += element(8, 0x0060, b"CS", b"OT")
+    for number, value in ((0x02, 1), (0x04, b"MONOCHROME2"), (0x10, form.rows), (0x11, form.columns)):
+        image += element(0x28, number, b"US" if isinstance(value, int) else b"CS", value)
+    # All bits count as stored: ITK cuts off the others.
+    bits = form.bits_allocated
+    for number, value in ((0x100, bits), (0x101, bits), (0x102, bits - 1)):
+        image += element(0x28, number, b"US", value)
+    image += element(0x28, 0x103, b"US", int(form.signed))
     frame += b"\0" * (len(frame) % 2)
-    dataset.PixelData = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(frame)) + frame
-    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    image += struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+    image += struct.pack("<HHL", 0xFFFE, 0xE000, len(frame)) + frame + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
     path = folder / "frame.dcm"
-    dataset.save_as(path, write_like_original=False)
+    path.write_bytes(bytes(128) + b"DICM" + element(2, 0, b"UL", struct.pack("<L", len(meta))) + meta + image)
     return path
 
 
 DECODERS: dict[str, dict[str, Callable[[bytes, PixelFormat], np.ndarray]]] = {
-    "rle": {"imagecodecs": _imagecodecs_rle, "pylibjpeg": _pylibjpeg_rle, "gdcm": _gdcm, "itk": _itk},
+    # not GDCM (nor ITK, which uses it): it fills up a run-length segment that breaks off
+    "rle": {"imagecodecs": _imagecodecs_rle, "pylibjpeg": _pylibjpeg_rle},
     "jpeg": {"imagecodecs": _imagecodecs_jpeg, "gdcm": _gdcm, "itk": _itk},
     "jpegls": {"imagecodecs": _imagecodecs_jpegls, "gdcm": _gdcm, "itk": _itk},
     "jpeg2000": {

@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from .decode import PixelFormat, stored_values
+from .files import encoding
 
 
 class UnusableError(ValueError):
@@ -69,16 +70,18 @@ def modality_values(stored: np.ndarray, dataset: Dataset, warnings: list[str]) -
         float64 values, and the lowest and highest value that the transformation can give.
     """
     try:
-        table = read_lut(dataset, "ModalityLUTSequence", stored)
+        table = read_lut(dataset, "ModalityLUTSequence", stored, warnings)
         if table is not None:
             return table.look_up(stored), 0.0, table.maximum
     except UnusableError:
         warnings.append("modality_lut_invalid")
     slope, intercept = _first_number(dataset, "RescaleSlope"), _first_number(dataset, "RescaleIntercept")
-    if slope == 0 or np.isnan([value for value in (slope, intercept) if value is not None]).any():
-        warnings.append("rescale_invalid")
+    if slope is None and intercept is None:
         slope, intercept = 1.0, 0.0
-    values = stored * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept)
+    elif not slope or intercept is None or not np.isfinite([slope, intercept]).all():
+        warnings.append("rescale_invalid")  # one without the other is as senseless as a slope of zero
+        slope, intercept = 1.0, 0.0
+    values = stored * slope + intercept
     return values, float(values.min()), float(values.max())
 
 
@@ -91,7 +94,7 @@ def voi_values(
         Display values in [0, 1] before polarity, and the name of the choice.
     """
     try:
-        table = read_lut(dataset, "VOILUTSequence", values)
+        table = read_lut(dataset, "VOILUTSequence", values, warnings)
         if table is not None:
             return table.look_up(values) / table.maximum, "lut"
     except UnusableError:
@@ -163,7 +166,7 @@ class LookupTable:
         return self.data[index].astype(np.float64)
 
 
-def read_lut(dataset: Dataset, keyword: str, values: np.ndarray) -> LookupTable | None:
+def read_lut(dataset: Dataset, keyword: str, values: np.ndarray, warnings: list[str]) -> LookupTable | None:
     """The first table of a LUT sequence; ``None`` without one.
 
     Args:
@@ -176,7 +179,7 @@ def read_lut(dataset: Dataset, keyword: str, values: np.ndarray) -> LookupTable 
         items = dataset.get(keyword)
         if not items:
             return None
-        little = dataset.is_little_endian is not False
+        little = encoding(dataset)[1]
         descriptor = _words(items[0].LUTDescriptor, little)
         entries, first, bits = int(descriptor[0]) or 65536, int(descriptor[1]), int(descriptor[2])
         data = _words(items[0].LUTData, little)
@@ -189,12 +192,13 @@ def read_lut(dataset: Dataset, keyword: str, values: np.ndarray) -> LookupTable 
     if len(data) < entries or not 1 <= bits <= 16:
         raise UnusableError(keyword)
     data = data[:entries]
-    maximum = float((1 << bits) - 1)
-    # Vendors announce 16 bits over tables of 10 or 12; taken at their word the image is nearly black.
-    if not maximum / 2 <= data.max() <= maximum:
-        maximum = float(data.max())
-    if maximum == 0:
+    if int(data.max()) == 0:
         raise UnusableError(keyword)
+    maximum = float((1 << bits) - 1)
+    # Vendors announce 16 bits over tables of 10 or 12: taken at their word the image is nearly black.
+    if data.max() > maximum or (bits == 16 and data.max() < 1 << 15):
+        warnings.append("lut_depth_assumed")
+        maximum = float(data.max())
     return LookupTable(data, first, maximum)
 
 
@@ -220,9 +224,7 @@ def _numbers(dataset: Dataset, keyword: str) -> list[float] | None:
 
 def _first_number(dataset: Dataset, keyword: str) -> float | None:
     numbers = _numbers(dataset, keyword)
-    if numbers is None:
-        return None
-    return numbers[0] if np.isfinite(numbers[0]) else np.nan
+    return None if numbers is None else numbers[0]
 
 
 def _word_attribute(dataset: Dataset, keyword: str, signed: bool, warnings: list[str]) -> int | None:
@@ -230,7 +232,7 @@ def _word_attribute(dataset: Dataset, keyword: str, signed: bool, warnings: list
         value = dataset.get(keyword)
         if value is None or value == "":
             return None
-        word = int(_words(value, dataset.is_little_endian is not False)[0])
+        word = int(_words(value, encoding(dataset)[1])[0])
     except Exception:
         warnings.append("padding_invalid")
         return None

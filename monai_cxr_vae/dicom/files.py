@@ -100,6 +100,15 @@ def open_dataset(path: str | Path, *, pixels: bool = True) -> Dataset:
         raise CorruptFile("the DICOM header cannot be parsed") from error
 
 
+def encoding(dataset: Dataset) -> tuple[bool, bool]:
+    """How the dataset was stored: (implicit VR, little endian)."""
+    implicit, little = getattr(dataset, "original_encoding", None) or (
+        getattr(dataset, "is_implicit_VR", None),
+        getattr(dataset, "is_little_endian", None),
+    )
+    return bool(implicit), little is not False
+
+
 class _BoundedReader(io.RawIOBase):
     """A file that never allocates more than it holds and remembers whether a read met its end half-way."""
 
@@ -136,7 +145,12 @@ def _read(stream: _BoundedReader, pixels: bool) -> Dataset:
     if deflated:
         stream = _inflated(stream, head)
     stream.seek(0)
-    dataset = pydicom.dcmread(stream, force=not has_preamble, stop_before_pixels=True)
+    try:
+        dataset = pydicom.dcmread(stream, force=not has_preamble, stop_before_pixels=True)
+    except Exception as error:
+        if stream.cut:
+            raise TruncatedFile("the file ends in the middle of its header") from error
+        raise
     if deflated:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(DEFLATED)
     if not has_preamble and "SOPClassUID" not in dataset:
@@ -200,7 +214,8 @@ def _attach_pixel_data(dataset: Dataset, stream: _BoundedReader) -> None:
 
     A search may stop inside a codestream, and it cannot tell a missing delimiter from a missing element.
     """
-    order = "<" if dataset.is_little_endian else ">"
+    implicit, little = encoding(dataset)
+    order = "<" if little else ">"
     header = stream.read(8)
     if len(header) < 8:
         if header:
@@ -211,7 +226,7 @@ def _attach_pixel_data(dataset: Dataset, stream: _BoundedReader) -> None:
         dataset.add_new(group << 16 | element, "OF" if element == 8 else "OD", b"")
     if (group, element) != (0x7FE0, 0x0010):
         return
-    if dataset.is_implicit_VR:
+    if implicit:
         vr, length = "OW", struct.unpack(order + "L", header[4:])[0]
     else:
         vr = header[4:6].decode("latin-1")

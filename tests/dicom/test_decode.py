@@ -1,0 +1,349 @@
+"""Stored pixels through every transfer syntax and decoder, and streams that must be refused."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from monai_cxr_vae.dicom import decode as decoding
+from monai_cxr_vae.dicom.decode import DECODERS, PixelFormat, decode, pixel_format, stored_values
+from monai_cxr_vae.dicom.files import open_dataset
+from monai_cxr_vae.errors import (
+    ColourImage,
+    CorruptFile,
+    FilmError,
+    MultiFrame,
+    NoPixels,
+    TooLarge,
+    TruncatedFile,
+    UnsupportedSyntax,
+)
+from monai_cxr_vae.radiograph import read_radiograph
+from tests.dicom import dx as codes
+from tests.dicom.dx import compressed, dx, gradient, save, set_pixels
+
+
+def words(bits: int) -> np.ndarray:
+    return gradient(bits=bits).astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def j2k(image: np.ndarray, level: float = 0) -> bytes:
+    return imagecodecs.jpeg2k_encode(image, level=level, codecformat="j2k", reversible=level == 0)
+
+
+def rle(image: np.ndarray) -> bytes:
+    """PS3.5 G: one segment per byte, most significant first, here as literal runs alone."""
+    planes = [(image >> shift).astype(np.uint8).tobytes() for shift in range(8 * image.itemsize - 8, -1, -8)]
+    segments = []
+    for plane in planes:
+        runs = [plane[start : start + 128] for start in range(0, len(plane), 128)]
+        segment = b"".join(bytes([len(run) - 1]) + run for run in runs)
+        segments.append(segment + b"\0" * (len(segment) % 2))
+    offsets = np.cumsum([64] + [len(segment) for segment in segments])[:-1]
+    header = struct.pack("<16L", len(segments), *offsets, *[0] * (15 - len(segments)))
+    return header + b"".join(segments)
+
+
+def jpeg12(image: np.ndarray) -> bytes:
+    return imagecodecs.jpeg8_encode(image, level=100, bitspersample=12)
+
+
+# name -> transfer syntax, encoder, bits, largest error in grey levels
+STREAMS: dict[str, tuple[str, Callable[[np.ndarray], bytes], int, int]] = {
+    "RLE 8": (codes.RLE, rle, 8, 0),
+    "RLE 12": (codes.RLE, rle, 12, 0),
+    "RLE 16": (codes.RLE, rle, 16, 0),
+    "JPEG baseline": (codes.JPEG_BASELINE, lambda image: imagecodecs.jpeg8_encode(image, level=98), 8, 8),
+    "JPEG extended 12": (codes.JPEG_EXTENDED, jpeg12, 12, 60),
+    "JPEG lossless 8": (codes.JPEG_LOSSLESS_SV1, lambda image: imagecodecs.jpeg8_encode(image, lossless=True), 8, 0),
+    "JPEG lossless 12": (
+        codes.JPEG_LOSSLESS_SV1,
+        lambda image: imagecodecs.jpeg8_encode(image, lossless=True, bitspersample=12),
+        12,
+        0,
+    ),
+    "JPEG lossless 16": (
+        codes.JPEG_LOSSLESS,
+        lambda image: imagecodecs.jpeg8_encode(image, lossless=True, bitspersample=16),
+        16,
+        0,
+    ),
+    "JPEG-LS 8": (codes.JPEG_LS, imagecodecs.jpegls_encode, 8, 0),
+    "JPEG-LS 16": (codes.JPEG_LS, imagecodecs.jpegls_encode, 16, 0),
+    "JPEG-LS near": (codes.JPEG_LS_NEAR, lambda image: imagecodecs.jpegls_encode(image, level=3), 12, 3),
+    "JPEG 2000 8": (codes.J2K_LOSSLESS, j2k, 8, 0),
+    "JPEG 2000 12": (codes.J2K_LOSSLESS, j2k, 12, 0),
+    "JPEG 2000 16": (codes.J2K_LOSSLESS, j2k, 16, 0),
+    "JPEG 2000 lossy": (codes.J2K, lambda image: j2k(image, 90), 12, 12),
+    "HTJ2K 8": (codes.HTJ2K_LOSSLESS, imagecodecs.htj2k_encode, 8, 0),
+    "HTJ2K 16": (codes.HTJ2K_LOSSLESS, imagecodecs.htj2k_encode, 16, 0),
+}
+# what a fallback is known not to decode; it must then refuse, never guess
+CANNOT = {("JPEG extended 12", "gdcm")}
+FALLBACKS = [
+    (name, decoder)
+    for name, (syntax, *_) in STREAMS.items()
+    for decoder in DECODERS[decoding._FAMILY[syntax]]
+    if (name, decoder) not in CANNOT
+]
+
+
+def film(name: str, fragments: int = 1) -> tuple[Dataset, np.ndarray, int]:
+    syntax, encoder, bits, tolerance = STREAMS[name]
+    image = words(bits)
+    ds = dx(image.astype(np.int32), BitsAllocated=8 if bits == 8 else 16, BitsStored=bits)
+    return compressed(ds, syntax, encoder(image), fragments), image, tolerance
+
+
+@pytest.mark.parametrize(("name", "decoder"), FALLBACKS)
+def test_every_decoder_gives_the_stored_pixels(
+    name: str, decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds, image, tolerance = film(name)
+    family = decoding._FAMILY[STREAMS[name][0]]
+    monkeypatch.setitem(DECODERS, family, {decoder: DECODERS[family][decoder]})
+    ds = open_dataset(save(ds, tmp_path / "film.dcm"))
+    pixels, by = decode(ds, pixel_format(ds))
+    assert by == decoder
+    assert pixels.dtype == image.dtype
+    np.testing.assert_allclose(pixels.astype(int), image, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_fragments_are_joined(name: str, tmp_path: Path) -> None:
+    whole, broken = film(name)[0], film(name, fragments=5)[0]
+    expected = read_radiograph(save(whole, tmp_path / "whole.dcm"))
+    shown = read_radiograph(save(broken, tmp_path / "broken.dcm"))
+    assert shown.decoder == "imagecodecs"
+    np.testing.assert_array_equal(shown.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
+def test_truncated_streams_are_refused(name: str, share: float, tmp_path: Path) -> None:
+    syntax, encoder, bits, _ = STREAMS[name]
+    image = words(bits)
+    frame = encoder(image)
+    ds = dx(image.astype(np.int32), BitsAllocated=8 if bits == 8 else 16, BitsStored=bits)
+    path = save(compressed(ds, syntax, frame[: int(len(frame) * share)]), tmp_path / "film.dcm")
+    with pytest.raises((TruncatedFile, CorruptFile)):
+        read_radiograph(path)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_file_cut_short_is_truncated(name: str, tmp_path: Path) -> None:
+    path = save(film(name)[0], tmp_path / "film.dcm")
+    data = path.read_bytes()
+    for size in (len(data) - 4, len(data) * 2 // 3, data.index(b"\xe0\x7f\x10\x00") + 9):
+        path.write_bytes(data[:size])
+        with pytest.raises(TruncatedFile):
+            read_radiograph(path)
+
+
+OTHER_SIZES = [
+    (name, size)
+    for name in STREAMS
+    for size in ({"Rows": 61}, {"Columns": 49}, {"Rows": 50, "Columns": 60}, {"Rows": 6000})
+    if not ("RLE" in name and size == {"Rows": 50, "Columns": 60})  # runs do not tell rows from columns
+]
+
+
+@pytest.mark.parametrize(("name", "attributes"), OTHER_SIZES)
+def test_another_size_than_the_header_says_is_refused_before_decoding(
+    name: str, attributes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds, _, _ = film(name)
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    path = save(ds, tmp_path / "film.dcm")
+    if "RLE" not in name:  # runs carry no size; there the decoded length tells
+
+        def never(*args: object) -> None:
+            raise AssertionError("decoded without a check")
+
+        family = decoding._FAMILY[STREAMS[name][0]]
+        monkeypatch.setitem(DECODERS, family, dict.fromkeys(DECODERS[family], never))
+    with pytest.raises(CorruptFile, match="another size"):
+        read_radiograph(path)
+
+
+def test_colours_and_bits_beyond_the_header_are_refused(tmp_path: Path) -> None:
+    grey = words(8)
+    colour = compressed(
+        dx(grey.astype(np.int32), BitsAllocated=8, BitsStored=8),
+        codes.JPEG_BASELINE,
+        imagecodecs.jpeg8_encode(np.stack([grey] * 3, axis=-1)),
+    )
+    with pytest.raises(CorruptFile, match="colours"):
+        read_radiograph(save(colour, tmp_path / "colour.dcm"))
+    deep = compressed(
+        dx(grey.astype(np.int32), BitsAllocated=8, BitsStored=8), codes.JPEG_LS, STREAMS["JPEG-LS 16"][1](words(16))
+    )
+    with pytest.raises(CorruptFile, match="bits"):
+        read_radiograph(save(deep, tmp_path / "deep.dcm"))
+
+
+@pytest.mark.parametrize("syntax", [codes.J2K_LOSSLESS, codes.JPEG_LS, codes.RLE])
+def test_signed_samples(syntax: str, tmp_path: Path) -> None:
+    stored = gradient(low=-2048)
+    encoder = {codes.J2K_LOSSLESS: j2k, codes.JPEG_LS: imagecodecs.jpegls_encode, codes.RLE: rle}[syntax]
+    native = dx(stored, PixelRepresentation=1, WindowCenter=0)
+    expected = read_radiograph(save(native, tmp_path / "native.dcm")).pixels
+    for image in (stored.astype(np.int16), (stored & 0xFFF).astype(np.uint16)):
+        if image.dtype == np.int16 and syntax == codes.JPEG_LS:
+            image = image.view(np.uint16)
+        frame = encoder(image if syntax != codes.RLE else image.view(np.uint16))
+        packed = compressed(dx(stored, PixelRepresentation=1, WindowCenter=0), syntax, frame)
+        np.testing.assert_array_equal(read_radiograph(save(packed, tmp_path / "packed.dcm")).pixels, expected)
+
+
+@pytest.mark.parametrize("decoder", ["imagecodecs", "gdcm", "itk"])
+def test_lossy_overshoot_does_not_wrap_round(decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beyond = words(10).astype(np.int32) + 2  # 1024 and 1025 do not fit into 10 bits
+    frame = imagecodecs.jpegls_encode(beyond.astype(np.uint16))
+    ds = compressed(dx(gradient(bits=10), BitsStored=10), codes.JPEG_LS_NEAR, frame)
+    monkeypatch.setitem(DECODERS, "jpegls", {decoder: DECODERS["jpegls"][decoder]})
+    ds = open_dataset(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(decode(ds, pixel_format(ds))[0], np.minimum(beyond, 1023))
+
+
+def test_falls_back_when_a_decoder_is_missing_or_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(film("JPEG 2000 12")[0], tmp_path / "film.dcm")
+    expected = read_radiograph(path).pixels
+    first, *others = DECODERS["jpeg2000"].items()
+
+    def missing(*args: object) -> None:
+        raise ImportError
+
+    def failing(*args: object) -> None:
+        raise RuntimeError("ZZPHI")
+
+    for broken in (missing, failing):
+        monkeypatch.setitem(DECODERS, "jpeg2000", {first[0]: broken, **dict(others)})
+        shown = read_radiograph(path)
+        assert shown.decoder == others[0][0]
+        np.testing.assert_array_equal(shown.pixels, expected)
+    monkeypatch.setitem(DECODERS, "jpeg2000", {"a": failing, "b": missing})
+    with pytest.raises(CorruptFile, match="damaged") as caught:
+        read_radiograph(path)
+    assert "ZZPHI" not in str(caught.value)
+    monkeypatch.setitem(DECODERS, "jpeg2000", {"a": missing})
+    with pytest.raises(UnsupportedSyntax):
+        read_radiograph(path)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+    "command",
+    [
+        "dcmcjpeg +e1",
+        "dcmcjpeg +el",
+        "dcmcjpeg +ee",
+        "dcmcjpls +el",
+        "dcmcjpls +en",
+        "dcmcrle",
+        "gdcmconv --j2k",
+        "gdcmconv --jpegls",
+        "gdcmconv --jpeg",
+        "gdcmconv --rle",
+        "gdcmconv --deflated",
+        "dcmconv +tb",
+        "dcmconv +ti",
+        "dcmconv +td",
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_what_other_programs_compress(
+    command: str, photometric: str, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    program, *options = command.split()
+    source = save(
+        dx(PhotometricInterpretation=photometric, WindowCenter=1800, WindowWidth=2500), tmp_path / "native.dcm"
+    )
+    subprocess.run([tool(program), *options, source, tmp_path / "packed.dcm"], check=True, capture_output=True)
+    shown, expected = read_radiograph(tmp_path / "packed.dcm"), read_radiograph(source)
+    assert shown.transfer_syntax != expected.transfer_syntax
+    lossy = command in ("dcmcjpeg +ee", "dcmcjpls +en")
+    np.testing.assert_allclose(shown.pixels, expected.pixels, rtol=0, atol=0.05 if lossy else 0)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"Rows": None}, CorruptFile),
+        ({"Rows": 0}, CorruptFile),
+        ({"Rows": 65535, "Columns": 65535}, TooLarge),
+        ({"Columns": 51}, TruncatedFile),
+        ({"BitsAllocated": 32}, UnsupportedSyntax),
+        ({"BitsAllocated": 1, "BitsStored": 1}, UnsupportedSyntax),
+        ({"BitsStored": 17}, CorruptFile),
+        ({"BitsStored": 0}, CorruptFile),
+        ({"HighBit": 5}, CorruptFile),
+        ({"HighBit": 16}, CorruptFile),
+        ({"PixelRepresentation": 7}, CorruptFile),
+        ({"PhotometricInterpretation": None}, CorruptFile),
+        ({"PhotometricInterpretation": "MONOCHROME3"}, CorruptFile),
+        ({"PhotometricInterpretation": "RGB"}, ColourImage),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, ColourImage),
+        ({"SamplesPerPixel": 3}, ColourImage),
+        ({"NumberOfFrames": 2}, MultiFrame),
+    ],
+)
+def test_headers_that_cannot_be_read(attributes: dict, error: type[FilmError], tmp_path: Path) -> None:
+    ds = dx()
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    with pytest.raises(error) as caught:
+        read_radiograph(save(ds, tmp_path / "film.dcm"))
+    assert type(caught.value) is error
+
+
+def test_one_frame_is_not_several(tmp_path: Path) -> None:
+    assert read_radiograph(save(dx(NumberOfFrames=1), tmp_path / "film.dcm")).rows == 60
+
+
+def test_no_pixels(tmp_path: Path) -> None:
+    ds = dx()
+    del ds.PixelData
+    with pytest.raises(NoPixels):
+        read_radiograph(save(ds, tmp_path / "film.dcm"))
+
+
+def test_the_transfer_syntax_must_fit_the_pixel_data(tmp_path: Path) -> None:
+    native = save(dx(), tmp_path / "native.dcm").read_bytes()
+    packed = save(film("JPEG 2000 12")[0], tmp_path / "packed.dcm").read_bytes()
+    for data, old, new in (
+        (native, codes.EXPLICIT.encode() + b"\0", codes.RLE.encode() + b"\0"),
+        (packed, codes.J2K_LOSSLESS.encode(), codes.EXPLICIT.encode() + b"\0" * 3),
+        (packed, codes.J2K_LOSSLESS.encode(), b"1.2.840.10008.1.2.4.99"),
+    ):
+        assert data.count(old) == 1
+        assert len(old) == len(new)
+        (tmp_path / "film.dcm").write_bytes(data.replace(old, new))
+        with pytest.raises((CorruptFile, UnsupportedSyntax)):
+            read_radiograph(tmp_path / "film.dcm")
+
+
+@pytest.mark.parametrize(("bits", "high"), [(12, 11), (12, 15), (12, 13), (10, 9), (16, 15), (8, 7), (1, 0)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_stored_values(bits: int, high: int, signed: bool) -> None:
+    low = -(1 << (bits - 1)) if signed else 0
+    stored = gradient(bits=bits, low=low)
+    ds = dx(stored, BitsStored=bits, HighBit=high, PixelRepresentation=int(signed))
+    set_pixels(ds, stored, dirt=0xFFFF)
+    raw = np.frombuffer(ds.PixelData, "<u2").reshape(stored.shape)
+    np.testing.assert_array_equal(stored_values(raw, bits, high, signed), stored)
+
+
+def test_the_format_is_what_the_header_says() -> None:
+    assert pixel_format(dx()) == PixelFormat(60, 50, 16, 12, 11, False, "MONOCHROME2", codes.EXPLICIT)

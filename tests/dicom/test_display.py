@@ -1,0 +1,231 @@
+"""The grayscale chain against dcmtk, against pydicom, and against the formulas of the standard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
+
+from monai_cxr_vae.dicom.display import window
+from monai_cxr_vae.radiograph import read_radiograph
+from tests.dicom.dx import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, dx, gradient, lut, save, set_pixels
+from tests.dicom.judges import dcm2pnm
+
+CURVE = 1 / (1 + np.exp(-np.linspace(-5, 5, 4096)))
+FIRST_WINDOW, FIRST_TABLE, FULL_RANGE = ("+Wi", "1"), ("+Wl", "1"), ("-W",)
+NO_WINDOW = {"WindowCenter": None, "WindowWidth": None}
+NO_RESCALE = {"RescaleSlope": None, "RescaleIntercept": None}
+ONE_16TH = 2.1e-5
+# dcmtk scales tables and full ranges by 2^n where the standard's largest value is 2^n - 1.
+ONE_12TH, ONE_8TH = 1.05 * 2.0**-12, 1.05 * 2.0**-8
+
+
+def dirty(**attributes: object) -> Dataset:
+    ds = dx(**attributes)
+    set_pixels(ds, gradient(), dirt=0xA5A5)
+    return ds
+
+
+BITS_8 = {"BitsStored": 8, "WindowCenter": 99, "WindowWidth": 200}
+SIGNED = {"stored": gradient(low=-2048), "PixelRepresentation": 1}
+MONOCHROME1 = {"PhotometricInterpretation": "MONOCHROME1"}
+CASES = {
+    "window": (dx(), FIRST_WINDOW, ONE_16TH),
+    "narrow window": (dx(WindowCenter=1000.5, WindowWidth=800), FIRST_WINDOW, ONE_16TH),
+    "window of width 1": (dx(WindowCenter=1000, WindowWidth=1), FIRST_WINDOW, ONE_16TH),
+    "window of width 2": (dx(WindowCenter=1000.5, WindowWidth=2), FIRST_WINDOW, ONE_16TH),
+    "several windows": (dx(WindowCenter=[900, 2000], WindowWidth=[700, 99]), FIRST_WINDOW, ONE_16TH),
+    "sigmoid": (dx(VOILUTFunction="SIGMOID", WindowCenter=1000, WindowWidth=777), FIRST_WINDOW, ONE_16TH),
+    "no window": (dx(**NO_WINDOW), FULL_RANGE, ONE_12TH),
+    "empty window": (dx(WindowCenter="", WindowWidth=""), FULL_RANGE, ONE_12TH),
+    "zero width": (dx(WindowWidth=0), FULL_RANGE, ONE_12TH),
+    "negative width": (dx(WindowWidth=-5), FULL_RANGE, ONE_12TH),
+    "width missing": (dx(WindowWidth=None), FULL_RANGE, ONE_12TH),
+    "inverted": (dx(**MONOCHROME1), FIRST_WINDOW, ONE_16TH),
+    "inverted, no shape": (dx(**MONOCHROME1, PresentationLUTShape=None), FIRST_WINDOW, ONE_16TH),
+    "inverted after the window": (dx(**MONOCHROME1, WindowCenter=900, WindowWidth=500), FIRST_WINDOW, ONE_16TH),
+    "inverted table": (dx(**MONOCHROME1, VOILUTSequence=lut(CURVE * 4095)), FIRST_TABLE, ONE_12TH),
+    "inverted sigmoid": (
+        dx(**MONOCHROME1, VOILUTFunction="SIGMOID", WindowCenter=900, WindowWidth=500),
+        FIRST_WINDOW,
+        ONE_16TH,
+    ),
+    "slope and intercept": (
+        dx(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=3000, WindowWidth=2500),
+        FIRST_WINDOW,
+        ONE_16TH,
+    ),
+    "negative slope": (
+        dx(RescaleSlope=-10, RescaleIntercept=100, WindowCenter=-20000, WindowWidth=9999),
+        FIRST_WINDOW,
+        ONE_16TH,
+    ),
+    "negative slope, no window": (dx(RescaleSlope=-1, RescaleIntercept=4095, **NO_WINDOW), FULL_RANGE, ONE_12TH),
+    "zero slope": (dx(RescaleSlope=0), FIRST_WINDOW, ONE_16TH),
+    "slope alone": (dx(RescaleSlope=2, RescaleIntercept=None), FIRST_WINDOW, ONE_16TH),
+    "intercept alone": (dx(RescaleSlope=None, RescaleIntercept=500), FIRST_WINDOW, ONE_16TH),
+    "no rescale": (dx(**NO_RESCALE), FIRST_WINDOW, ONE_16TH),
+    # dcmtk rounds fractional modality values down to whole ones, which are a 750th of this window
+    "fractional slope": (
+        dx(RescaleSlope=0.37, RescaleIntercept=-3.3, WindowCenter=500.25, WindowWidth=750.5),
+        FIRST_WINDOW,
+        1.05 / 749,
+    ),
+    "table of 12 bits": (dx(VOILUTSequence=lut(CURVE * 4095)), FIRST_TABLE, ONE_12TH),
+    "table of 16 bits": (dx(VOILUTSequence=lut(CURVE * 65535, bits=16)), FIRST_TABLE, ONE_16TH),
+    "table of 10 bits, not full": (dx(VOILUTSequence=lut(CURVE * 900, bits=10)), FIRST_TABLE, 1.05 / 1024),
+    "table of 8 bits": (dx(VOILUTSequence=lut(CURVE * 255, bits=8)), FIRST_TABLE, ONE_8TH),
+    "table of 8 bits, packed": (dx(VOILUTSequence=lut(CURVE * 255, bits=8, packed=True)), FIRST_TABLE, ONE_8TH),
+    "odd packed table": (dx(VOILUTSequence=lut(CURVE[:4095] * 255, bits=8, packed=True)), FIRST_TABLE, ONE_8TH),
+    "table that starts late": (dx(VOILUTSequence=lut(CURVE[:2000] * 4095, first=500)), FIRST_TABLE, ONE_12TH),
+    "falling table": (dx(VOILUTSequence=lut(CURVE[::-1] * 4095)), FIRST_TABLE, ONE_12TH),
+    "table of 65536 entries": (
+        dx(gradient(bits=16), BitsStored=16, VOILUTSequence=lut(np.arange(65536) ** 2 // 65536, bits=16)),
+        FIRST_TABLE,
+        ONE_16TH,
+    ),
+    "table after slope": (
+        dx(RescaleSlope=2, RescaleIntercept=-100, VOILUTSequence=lut(CURVE * 4095, first=-100)),
+        FIRST_TABLE,
+        ONE_12TH,
+    ),
+    "table before window": (
+        dx(WindowCenter=100, WindowWidth=50, VOILUTSequence=lut(CURVE * 4095)),
+        FIRST_TABLE,
+        ONE_12TH,
+    ),
+    "table over signed values": (dx(**SIGNED, VOILUTSequence=lut(CURVE * 4095, first=-2048)), FIRST_TABLE, ONE_12TH),
+    "modality table": (
+        dx(**NO_RESCALE, ModalityLUTSequence=lut(CURVE * 4095), WindowCenter=1500, WindowWidth=2000),
+        FIRST_WINDOW,
+        ONE_16TH,
+    ),
+    "modality table, no window": (
+        dx(**NO_RESCALE, **NO_WINDOW, ModalityLUTSequence=lut(CURVE * 4095)),
+        FULL_RANGE,
+        ONE_12TH,
+    ),
+    "modality table before slope": (dx(RescaleSlope=3, ModalityLUTSequence=lut(CURVE * 4095)), FIRST_WINDOW, ONE_16TH),
+    "signed": (dx(**SIGNED, WindowCenter=0, WindowWidth=3000), FIRST_WINDOW, ONE_16TH),
+    "signed, no window": (dx(**SIGNED, **NO_WINDOW), FULL_RANGE, ONE_12TH),
+    "signed, dirty bits": (
+        dirty(PixelRepresentation=1, WindowCenter=0, WindowWidth=3000),
+        FIRST_WINDOW,
+        ONE_16TH,
+    ),
+    "dirty bits": (dirty(), FIRST_WINDOW, ONE_16TH),
+    "left-aligned": (dirty(HighBit=15), FIRST_WINDOW, ONE_16TH),
+    "in the middle": (dirty(HighBit=13), FIRST_WINDOW, ONE_16TH),
+    "10 bits": (dx(gradient(bits=10), BitsStored=10, WindowCenter=500, WindowWidth=800), FIRST_WINDOW, ONE_16TH),
+    "16 bits": (dx(gradient(bits=16), BitsStored=16, WindowCenter=30000, WindowWidth=50000), FIRST_WINDOW, ONE_16TH),
+    "8 bits": (dx(gradient(61, 51, 8), BitsAllocated=8, **BITS_8), FIRST_WINDOW, ONE_16TH),
+    "padding that is black anyway": (dx(PixelPaddingValue=0), FIRST_WINDOW, ONE_16TH),
+}
+
+
+# Only tables, words and their bits are stored differently in other syntaxes; numbers are text everywhere.
+RUNS = [(name, EXPLICIT) for name in CASES] + [
+    (name, syntax)
+    for syntax in (IMPLICIT, BIG_ENDIAN, DEFLATED)
+    for name in ("window", "signed", "dirty bits", "8 bits", "table over signed values", "odd packed table")
+]
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(("name", "syntax"), RUNS)
+def test_shows_what_dcmtk_shows(name: str, syntax: str, tmp_path: Path, tool: Callable[[str], str]) -> None:
+    ds, options, tolerance = CASES[name]
+    path = save(deepcopy(ds), tmp_path / "film.dcm", syntax)
+    expected = dcm2pnm(tool("dcm2pnm"), path, *options)
+    shown = read_radiograph(path).pixels
+    assert shown.dtype == np.float32
+    np.testing.assert_allclose(shown, expected, rtol=0, atol=tolerance)
+    assert np.ptp(expected) > 0.4, "a flat picture would prove nothing"
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("center", "width"), [(1000.5, 800), (2048, 4096), (30, 1.5), (-5, 77)])
+def test_windows_like_pydicom(function: str, center: float, width: float) -> None:
+    ds = dx(RescaleSlope=2, RescaleIntercept=-100, VOILUTFunction=function, WindowCenter=center, WindowWidth=width)
+    values = apply_modality_lut(gradient(), ds)
+    low, high = -100.0, 2 * 4095 - 100.0
+    expected = (apply_voi_lut(values, ds) - low) / (high - low)
+    np.testing.assert_allclose(window(values, center, width, function), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "voi", "warnings"),
+    [
+        ({}, "linear", ()),
+        ({"WindowCenter": [900, 2000], "WindowWidth": [700, 99]}, "linear 1 of 2", ()),
+        ({"VOILUTFunction": "SIGMOID"}, "sigmoid", ()),
+        ({"VOILUTFunction": "VENDOR"}, "linear", ("voi_function_unknown",)),
+        (NO_WINDOW, "full_range", ("voi_missing",)),
+        ({"WindowWidth": 0}, "full_range", ("voi_invalid",)),
+        ({"WindowWidth": 0.5}, "full_range", ("voi_invalid",)),
+        ({"WindowWidth": 0.5, "VOILUTFunction": "LINEAR_EXACT"}, "linear_exact", ()),
+        ({"WindowCenter": None}, "full_range", ("voi_invalid",)),
+        ({"VOILUTSequence": lut(CURVE * 4095)}, "lut", ()),
+        ({"VOILUTSequence": lut(CURVE * 4095, bits=16)}, "lut", ("lut_depth_assumed",)),
+        ({"VOILUTSequence": lut([])}, "linear", ("voi_lut_invalid",)),
+        ({"VOILUTSequence": lut([0] * 4096)}, "linear", ("voi_lut_invalid",)),
+        ({"ModalityLUTSequence": lut([])}, "linear", ("modality_lut_invalid",)),
+        ({"RescaleSlope": 0}, "linear", ("rescale_invalid",)),
+        ({"PresentationLUTShape": "INVERSE"}, "linear", ("polarity_conflict",)),
+        (MONOCHROME1, "linear", ()),
+        ({**MONOCHROME1, "PresentationLUTShape": None}, "linear", ()),
+        ({**MONOCHROME1, "PresentationLUTShape": "IDENTITY"}, "linear", ("polarity_conflict",)),
+    ],
+)
+def test_says_how_contrast_was_chosen(attributes: dict, voi: str, warnings: tuple[str, ...], tmp_path: Path) -> None:
+    film = read_radiograph(save(dx(**attributes), tmp_path / "film.dcm"))
+    assert (film.voi, film.warnings) == (voi, warnings)
+
+
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", None])
+def test_photometric_interpretation_alone_decides_polarity(shape: str | None, tmp_path: Path) -> None:
+    plain = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
+    straight = read_radiograph(save(dx(PresentationLUTShape=shape), tmp_path / "2.dcm")).pixels
+    turned = read_radiograph(save(dx(**MONOCHROME1, PresentationLUTShape=shape), tmp_path / "1.dcm")).pixels
+    np.testing.assert_array_equal(straight, plain)
+    np.testing.assert_allclose(turned, 1 - plain, atol=1e-7)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("value", "limit"), [(4095, None), (0, None), (4000, 4095), (4095, 4000)])
+def test_padding_is_black_and_nothing_else_changes(
+    photometric: str, value: int, limit: int | None, tmp_path: Path
+) -> None:
+    stored = gradient()
+    without = dx(stored, PhotometricInterpretation=photometric)
+    padded = dx(stored, PhotometricInterpretation=photometric, PixelPaddingValue=value)
+    if limit is not None:
+        padded.PixelPaddingRangeLimit = limit
+    expected = read_radiograph(save(without, tmp_path / "without.dcm")).pixels
+    first, last = sorted((value, value if limit is None else limit))
+    inside = (stored >= first) & (stored <= last)
+    assert inside.any()
+    for syntax in (EXPLICIT, IMPLICIT):
+        shown = read_radiograph(save(padded, tmp_path / "padded.dcm", syntax)).pixels
+        np.testing.assert_array_equal(shown, np.where(inside, 0, expected))
+
+
+def test_signed_padding(tmp_path: Path) -> None:
+    stored = gradient(low=-2048)
+    film = dx(stored, PixelRepresentation=1, WindowCenter=0, WindowWidth=4096)
+    film.add_new("PixelPaddingValue", "SS", -2000)
+    film.add_new("PixelPaddingRangeLimit", "SS", -1000)
+    for syntax in (EXPLICIT, IMPLICIT):
+        shown = read_radiograph(save(film, tmp_path / "film.dcm", syntax)).pixels
+        np.testing.assert_array_equal(shown == 0, (stored == -2048) | ((stored >= -2000) & (stored <= -1000)))
+
+
+def test_a_table_of_fewer_bits_than_announced_is_not_dark(tmp_path: Path) -> None:
+    honest = read_radiograph(save(dx(VOILUTSequence=lut(CURVE * 4095, bits=12)), tmp_path / "honest.dcm")).pixels
+    boastful = read_radiograph(save(dx(VOILUTSequence=lut(CURVE * 4095, bits=16)), tmp_path / "boastful.dcm")).pixels
+    np.testing.assert_allclose(boastful, honest, atol=0.01)
