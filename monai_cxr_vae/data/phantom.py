@@ -173,7 +173,7 @@ def _dataset(phantom: Phantom, seed: int, index: int) -> FileDataset:
     ds.Manufacturer, ds.ManufacturerModelName = "monai_cxr_vae", "phantom"
     ds.BodyPartExamined, ds.ViewPosition, ds.ImageLaterality = "CHEST", phantom.view, "U"
     ds.AnatomicRegionSequence = [_code("43799004", "Chest")]
-    view = {"PA": ("399348003", "postero-anterior"), "AP": ("399067008", "antero-posterior")}[phantom.view]
+    view = {"PA": ("272479007", "postero-anterior"), "AP": ("399348003", "antero-posterior")}[phantom.view]
     ds.ViewCodeSequence = [_code(*view)]
     ds.ViewCodeSequence[0].ViewModifierCodeSequence = []
     ds.PatientOrientation, ds.ImageType, ds.AcquisitionContextSequence = ["L", "F"], ["ORIGINAL", "PRIMARY", ""], []
