@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,8 +22,10 @@ class Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 1 for what the user can mend, with one line that says what."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("monai").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("monai_cxr_vae").setLevel(logging.INFO)
+    for chatty in ("monai", "ignite"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     arguments, rest = _parser().parse_known_args(words)
     if rest and arguments.command is not _train:
         print(f"error: unknown argument {rest[0]}", file=sys.stderr)
@@ -76,15 +79,18 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _run_config(name: str, workflow_type: str, settings: dict[str, Any]) -> None:
-    from monai.bundle import ConfigParser, create_workflow
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI warns of decoders that are not used and of configs not one's own
+        from monai.bundle import ConfigParser, ConfigWorkflow
 
-    from .startup import check_settings
+        from .startup import check_settings
 
-    file = str(Path(bundle_root()) / "configs" / name)
-    check_settings(settings, ConfigParser.load_config_file(file))
-    workflow = create_workflow(config_file=file, workflow_type=workflow_type, logging_file=False, **settings)
-    workflow.run()
-    workflow.finalize()
+        file = str(Path(bundle_root()) / "configs" / name)
+        check_settings(settings, ConfigParser.load_config_file(file))
+        workflow = ConfigWorkflow(file, workflow_type=workflow_type, logging_file=False, **settings)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
 
 
 def _given(**settings: Path | str | None) -> dict[str, Any]:
