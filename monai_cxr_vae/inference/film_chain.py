@@ -66,9 +66,10 @@ class FilmChain:
             self._describe(row, data["image"])
             data = {**data, "pred": self._predict(data["image"]), "input_sha256": row["input_sha256"]}
             data = self.postprocessing(data)
-        except OutputError:
-            raise
         except Exception as error:
+            for cause in _chain(error):  # transforms wrap what they raise
+                if isinstance(cause, OutputError):
+                    raise cause from None
             return failed(row, error)
         row.update(status="done", reason=None, outputs=data.get("outputs", []), **data.get("scores", {}))
         return row

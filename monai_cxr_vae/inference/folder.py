@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from monai_cxr_vae.data.writers import file_sha256
 from monai_cxr_vae.dicom.files import open_dataset, quiet
 from monai_cxr_vae.dicom.select import check_film
+from monai_cxr_vae.dicom.uids import is_safe_uid
 from monai_cxr_vae.errors import InputError, NotDicom
 from monai_cxr_vae.inference.film_chain import failed
 from monai_cxr_vae.radiograph import read_radiograph
@@ -98,7 +99,7 @@ def read_header(
             header["format"] = "dicom"
             for name in ("Study", "Series", "SOP"):
                 uid = dataset.get(f"{name}InstanceUID")
-                header[f"{name.lower()}_uid"] = str(uid) if uid else None
+                header[f"{name.lower()}_uid"] = str(uid) if is_safe_uid(uid) else None  # anything may stand there
             header["view"], warnings = check_film(dataset, strict_view=strict_view)
             header["warnings"] = list(warnings)
     except NotDicom:

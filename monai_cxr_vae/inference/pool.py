@@ -105,7 +105,8 @@ class IsolatedPool:
         ours, theirs = self._context.Pipe()
         arguments = (theirs, self._payload, self._memory_limit)
         process = self._context.Process(target=_serve, args=arguments, daemon=True)
-        with _without_main_module():
+        # Importing the program that is running is needed only for what it defines; it may have no __main__ guard.
+        with contextlib.nullcontext() if b"__main__" in self._payload else _without_main_module():
             process.start()
         theirs.close()
         return _Worker(process, ours, self._timeout)
@@ -226,7 +227,7 @@ def _limit_memory(gigabytes: float | None) -> None:
 
 @contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Keep a new process from importing the program that is running, which may have no ``__main__`` guard."""
+    """Keep a new process from importing the program that is running."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -43,6 +43,7 @@ def film(variant: str, shape: tuple[int, int] = (60, 50)) -> Dataset:
     ds.Rows, ds.Columns = shape
     ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, bits, bits - 1
+    ds.WindowCenter, ds.WindowWidth = 2 ** (bits - 1), 2**bits
     ds.PhotometricInterpretation = "MONOCHROME1" if variant == "cr_mono1" else "MONOCHROME2"
     ds.PixelData = bytes(shape[0] * shape[1] * 2)
     if variant == "japanese":

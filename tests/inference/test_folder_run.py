@@ -1,0 +1,375 @@
+"""A folder run loses nothing, repeats nothing, tells nothing about a patient, and says how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.inference import FolderOptions, FolderRun, scan
+from monai_cxr_vae.inference.manifest import COLUMNS, OPTIONAL
+from tests.inference.standins import (
+    BOMB,
+    BUG,
+    CANARIES,
+    CRASH,
+    HANG,
+    SIZE,
+    evaluator,
+    picture,
+    rows,
+    run,
+    tree,
+    write_film,
+    write_folder,
+)
+
+PROGRAM = [sys.executable, "-W", "default", "-c", "from tests.inference.standins import main; main()"]
+
+
+def status(row):
+    return row["status"], row["reason"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder, and what an undisturbed run makes of it."""
+    base = tmp_path_factory.mktemp("finished")
+    folder, output = write_folder(base / "in"), base / "out"
+    return folder, output, run(folder, output, objects=["sc", "overlay"])
+
+
+def test_every_file_has_one_row_and_every_film_its_objects(finished):
+    _, output, result = finished
+    result = dict(result)
+    assert result.pop("exit code") == 0
+    assert {name: status(row) for name, row in result.items()} == {
+        **{f"{i:02d}/film": ("done", None) for i in range(6)},
+        "a.png": ("done", None),
+        "notes.txt": ("skipped", "not_dicom"),
+        ".hidden": ("skipped", "empty"),
+    }
+    assert sorted(row["index"] for row in result.values()) == list(range(9))
+    for name, row in result.items():
+        assert set(row) == set(COLUMNS) - OPTIONAL
+        assert [o["kind"] for o in row["outputs"]] == (
+            ["sc", "overlay"] if "film" in name else ["image"] * (name == "a.png")
+        )
+        for written in row["outputs"]:
+            assert tree(output)[written["path"]] == written["sha256"]
+    expected = {o["path"] for row in result.values() for o in row["outputs"]} | {"manifest.csv"}
+    assert set(tree(output)) == expected
+
+
+def test_written_object_is_the_film_upright(finished):
+    _, output, result = finished
+    for i in range(6):
+        row = result[f"{i:02d}/film"]
+        ds = pydicom.dcmread(output / row["outputs"][0]["path"])
+        assert row["outputs"][0]["path"] == f"{ds.StudyInstanceUID}/{ds.SeriesInstanceUID}/{ds.SOPInstanceUID}.dcm"
+        assert ds.StudyInstanceUID == row["study_uid"] == f"1.2.3.5.{i + 1}"
+        assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == row["sop_uid"]
+        source = np.asarray(
+            Image.fromarray(picture(i).astype(np.float32)).resize(ds.pixel_array.shape[::-1], Image.BOX)
+        )
+        candidates = [source, source[::-1], source[:, ::-1], source[::-1, ::-1], 4095 - source]
+        assert ds.pixel_array.shape == (SIZE, 27)  # 60 x 50 without the padding of the square
+        assert np.argmin([np.abs(ds.pixel_array - c).mean() for c in candidates]) == 0
+
+
+def test_second_run_changes_nothing(finished):
+    folder, output, _ = finished
+    before, journal = tree(output), (output / "manifest.jsonl").read_bytes()
+    assert run(folder, output, objects=["sc", "overlay"])["exit code"] == 0
+    assert (tree(output), (output / "manifest.jsonl").read_bytes()) == (before, journal)
+
+
+def test_order_and_number_of_processes_do_not_change_a_byte(finished, tmp_path):
+    folder, output, _ = finished
+    run(folder, tmp_path / "out", objects=["sc", "overlay"], num_workers=3)
+    assert tree(tmp_path / "out") == tree(output)
+
+
+def test_force_does_everything_again(finished):
+    folder, output, _ = finished
+    before, lines = tree(output), len((output / "manifest.jsonl").read_bytes().splitlines())
+    run(folder, output, objects=["sc", "overlay"], force=True)
+    assert tree(output) == before
+    assert len((output / "manifest.jsonl").read_bytes().splitlines()) == lines + 9
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_abandoned_run_is_completed(finished, tmp_path, after):
+    """What a kill leaves behind: a torn line, an unfinished file, an object without its row."""
+    folder, output, _ = finished
+    abandoned = evaluator(folder, tmp_path / "out", objects=["sc", "overlay"])
+    job = FolderRun(abandoned.dataset, tmp_path / "out", abandoned.chain, abandoned.provenance, abandoned.options)
+    job.__enter__()
+    for _, row in zip(range(after), job, strict=False):
+        job.record(row)
+    job._cleanup.close()
+    with (tmp_path / "out" / "manifest.jsonl").open("ab") as journal:
+        journal.write(b'{"index":')
+    (tmp_path / "out" / ".run" / "tmp").mkdir(exist_ok=True)
+    (tmp_path / "out" / ".run" / "tmp" / "x.tmp").write_bytes(b"half")
+    for missing in list((tmp_path / "out").rglob("*.dcm"))[:1]:
+        missing.unlink()
+    run(folder, tmp_path / "out", objects=["sc", "overlay"])
+    assert tree(tmp_path / "out") == tree(output)
+    assert not list((tmp_path / "out").rglob("*tmp*"))
+
+
+def test_bad_films_cost_one_row_each(tmp_path):
+    folder = tmp_path / "in"
+    for i, tail in enumerate([b"", CRASH, HANG, BOMB, BUG, b""]):
+        write_film(folder / str(i), i, tail=tail)
+    result = run(folder, tmp_path / "out", timeout=2, num_workers=2)
+    assert result.pop("exit code") == 8
+    assert [status(result[str(i)]) for i in range(6)] == [
+        ("done", None),
+        ("failed", "crashed"),
+        ("failed", "timeout"),
+        ("failed", "out_of_memory"),
+        ("failed", "internal"),
+        ("done", None),
+    ]
+    assert result["4"]["warnings"][-1].startswith("KeyError@standins.py:")
+    assert all(row["input_sha256"] for row in result.values())
+    assert (tmp_path / "out" / "manifest.jsonl").read_text().count("CANARY") == 0
+
+
+def test_failed_films_are_tried_again_only_on_request(tmp_path):
+    folder = tmp_path / "in"
+    write_film(folder / "a", 1)
+    write_film(folder / "b", 2)
+    good = (folder / "b").read_bytes()
+    (folder / "b").write_bytes(good[:-1000])
+    stamp = (folder / "b").stat().st_mtime_ns
+    assert status(run(folder, tmp_path / "out")["b"]) == ("failed", "truncated")
+    result = run(folder, tmp_path / "out")
+    assert (status(result["b"]), result["exit code"]) == (("failed", "truncated"), 8)
+    (folder / "b").write_bytes(good[:-1000])
+    os.utime(folder / "b", ns=(stamp, stamp))
+    lines = (tmp_path / "out" / "manifest.jsonl").read_bytes().count(b"\n")
+    assert status(run(folder, tmp_path / "out", retry_failed=True)["b"]) == ("failed", "truncated")
+    assert (tmp_path / "out" / "manifest.jsonl").read_bytes().count(b"\n") == lines + 1
+
+
+def test_changed_vanished_and_new_inputs(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for i in range(3):
+        write_film(folder / str(i), i)
+    first = run(folder, output)
+    write_film(folder / "0", 7, SOPInstanceUID="1.2.3.3.1")
+    (folder / "1").unlink()
+    os.utime(folder / "2", ns=(1, 1))
+    write_film(folder / "00", 9)
+    second = run(folder, output)
+    assert [second[name]["index"] for name in ("0", "1", "2", "00")] == [0, 1, 2, 3]
+    assert second["0"]["outputs"] != first["0"]["outputs"]
+    assert second["0"]["replaces"] == [first["0"]["outputs"][0]["path"]]
+    assert (output / first["0"]["outputs"][0]["path"]).exists()
+    assert second["1"]["warnings"] == ["input_gone"]
+    assert second["2"] == first["2"]  # touched, with the same bytes
+    write_film(folder / "1", 1)
+    assert run(folder, output)["1"]["warnings"] == []
+
+
+def test_files_that_claim_to_be_one_film(tmp_path):
+    folder = tmp_path / "in"
+    write_film(folder / "same" / "a", 1)
+    write_film(folder / "same" / "b", 1, variant="dx_mono2_12", InstitutionName="elsewhere")
+    (folder / "same" / "c").write_bytes((folder / "same" / "a").read_bytes()[:-1000])
+    write_film(folder / "clash" / "a", 2)
+    write_film(folder / "clash" / "b", 3, StudyInstanceUID="1.2.3.5.3", SOPInstanceUID="1.2.3.3.3")
+    write_film(folder / "other" / "a", 4)
+    write_film(folder / "other" / "b", 4, SOPInstanceUID="1.2.3.3.99")
+    (folder / "link").mkdir()
+    os.link(folder / "other" / "a", folder / "link" / "a")
+    (folder / "p").mkdir()
+    for name in ("1", "2"):
+        Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)).save(folder / "p" / name, format="PNG")
+    result = run(folder, tmp_path / "out")
+    assert {name: status(row) for name, row in result.items() if name != "exit code"} == {
+        "same/a": ("done", None),
+        "same/b": ("skipped", "duplicate"),
+        "same/c": ("failed", "truncated"),
+        "clash/a": ("failed", "conflict"),
+        "clash/b": ("failed", "conflict"),
+        "link/a": ("done", None),
+        "other/a": ("skipped", "duplicate"),
+        "other/b": ("done", None),
+        "p/1": ("done", None),
+        "p/2": ("skipped", "duplicate"),
+    }
+    assert result["same/b"]["duplicate_of"] == result["same/a"]["index"]
+    assert result["other/a"]["duplicate_of"] == result["link/a"]["index"]
+    assert result["p/2"]["duplicate_of"] == result["p/1"]["index"]
+
+
+def test_links_and_odd_files(tmp_path):
+    folder = tmp_path / "in"
+    write_film(folder / "deep" / "film", 1)
+    (folder / "loop").symlink_to(folder)
+    (folder / "nowhere").symlink_to(folder / "missing")
+    os.mkfifo(folder / "pipe")
+    write_film(tmp_path / "elsewhere", 2)
+    (folder / "outside").symlink_to(tmp_path / "elsewhere")
+    (folder / os.fsdecode(b"\xff\xfe name")).write_bytes(b"x" * 200)
+    result = run(folder, tmp_path / "out")
+    assert result.pop("exit code") == 0
+    assert {name: status(row) for name, row in result.items()} == {
+        "deep/film": ("done", None),
+        "loop": ("skipped", "not_a_file"),
+        "nowhere": ("skipped", "not_a_file"),
+        "pipe": ("skipped", "not_a_file"),
+        "outside": ("done", None),
+        os.fsdecode(b"\xff\xfe name"): ("skipped", "not_dicom"),
+    }
+
+
+@pytest.mark.parametrize(("content", "code"), [("nothing", 2), ("text", 2), ("broken", 4)])
+def test_exit_code_describes_the_folder(tmp_path, content, code):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if content == "text":
+        (folder / "x").write_text("no film")
+    if content == "broken":
+        path = write_film(folder / "x", 1)
+        path.write_bytes(path.read_bytes()[:-1000])
+    assert run(folder, tmp_path / "out")["exit code"] == code
+    engine = evaluator(folder, tmp_path / "out")
+    engine.run()
+    with pytest.raises(SystemExit) as stopped:
+        engine.finish()
+    assert stopped.value.code == code
+
+
+def test_folders_that_cannot_be_used(finished, tmp_path):
+    folder, output, _ = finished
+    with pytest.raises(InputError, match="other settings"):
+        evaluator(folder, output, objects=["sc"]).run()
+    for source, target in (
+        (tmp_path, tmp_path / "out"),
+        (tmp_path / "out" / "in", tmp_path / "out"),
+        (tmp_path, tmp_path),
+    ):
+        source.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(InputError, match="within each other"):
+            evaluator(source, target).run()
+    with pytest.raises(InputError, match="there is no"):
+        evaluator(tmp_path / "absent", tmp_path / "out2").run()
+    shutil.copytree(output, tmp_path / "copy", ignore=shutil.ignore_patterns(".run"))
+    with pytest.raises(InputError, match="manifest without"):
+        evaluator(folder, tmp_path / "copy", objects=["sc", "overlay"]).run()
+
+
+def test_two_runs_do_not_share_an_output_folder(finished):
+    folder, output, _ = finished
+    engine = evaluator(folder, output, objects=["sc", "overlay"])
+    with (
+        FolderRun(engine.dataset, output, engine.chain, engine.provenance, engine.options),
+        pytest.raises(InputError, match="another run"),
+    ):
+        engine.run()
+
+
+def test_input_is_only_read(finished):
+    folder, _, _ = finished
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
+    list(scan(folder, FolderOptions(num_workers=1)))
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")} == before
+
+
+def test_scan_tells_what_a_run_would_do(finished):
+    folder, _, result = finished
+    told = {
+        str(Path(row["path"]).relative_to(folder)): status(row) for row in scan(folder, FolderOptions(num_workers=1))
+    }
+    for name, row in result.items():
+        if name != "exit code":
+            assert told[name] == (("eligible", None) if row["status"] == "done" else status(row))
+
+
+def test_own_results_are_no_input(finished, tmp_path):
+    _, output, _ = finished
+    result = run(output, tmp_path / "out")
+    assert {status(row) for name, row in result.items() if name.endswith(".dcm")} == {("skipped", "own_output")}
+
+
+def test_nothing_about_a_patient_or_a_path_is_told(tmp_path):
+    """The whole program, as a user starts it: standard streams, manifest and names of files."""
+    name, identity, place = CANARIES
+    folder, output = tmp_path / place, tmp_path / "out"
+    said = {"PatientName": name, "PatientID": identity, "StudyDescription": identity, "PatientAge": name}
+    for i, tail in enumerate([b"", CRASH, BUG]):
+        write_film(folder / f"{identity} {i}", i, tail=tail, **said)
+    (folder / f"{identity}.dcm").write_bytes(write_film(tmp_path / "x", 5, **said).read_bytes()[:-1000])
+    (folder / name).write_text(name)
+    write_film(folder / "bad", 6, PatientBirthDate=name, InstanceNumber=None, StudyInstanceUID=f"1.2.{name}", **said)
+    done = subprocess.run([*PROGRAM, str(folder), str(output)], capture_output=True, text=True, check=False)
+    assert done.returncode == 8
+    heard = done.stdout + done.stderr + (output / "manifest.jsonl").read_text() + (output / "manifest.csv").read_text()
+    heard += " ".join(str(p.relative_to(output)) for p in output.rglob("*") if ".run" not in p.parts)
+    for canary in CANARIES:
+        assert canary not in heard.replace(str(folder), "")  # the folder itself is the user's word
+    assert (output / ".run").stat().st_mode & 0o077 == 0
+    assert (output / ".run" / "inputs.jsonl").stat().st_mode & 0o077 == 0
+    objects = list(output.rglob("*.dcm"))
+    assert [str(pydicom.dcmread(p).PatientName) for p in objects] == [name]
+
+
+@pytest.mark.interop
+def test_full_disk_leaves_no_half_file(tmp_path):
+    """In a mount namespace of its own, the output on 220 kB."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("mount namespaces are not available")
+    folder, output = write_folder(tmp_path / "in", 60), tmp_path / "out"
+    output.mkdir()
+    kept = tmp_path / "kept"
+    script = (
+        f"mount -t tmpfs -o size=220k none {output} && "
+        f"{{ {shlex.join([*PROGRAM, str(folder), str(output)])}; code=$?; cp -a {output} {kept}; exit $code; }}"
+    )
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(kept.rglob("*.tmp"))
+    lines = (kept / "manifest.jsonl").read_bytes()
+    assert lines.endswith(b"\n")
+    written = {o["path"]: o["sha256"] for line in lines.splitlines() for o in json.loads(line)["outputs"]}
+    assert written
+    assert written.items() <= tree(kept).items()
+    assert run(folder, kept)["exit code"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_program_goes_on(tmp_path, stop):
+    folder, output = write_folder(tmp_path / "in", 120), tmp_path / "out"
+    run(folder, tmp_path / "undisturbed")
+    command = [*PROGRAM, str(folder), str(output)]
+    for goal in (5, 40, 90):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        while process.poll() is None and len(list(output.rglob("*.dcm"))) < goal:
+            time.sleep(0.01)
+        os.kill(process.pid, stop)
+        code = process.wait()
+        assert code in {-9: (-9,), -15: (143, 8, 0), -2: (130, 8, 0)}[-stop]
+    result = run(folder, output)
+    assert result["exit code"] == 0
+    assert tree(output) == tree(tmp_path / "undisturbed")
+    assert len(rows(folder, output)) == 123

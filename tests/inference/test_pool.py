@@ -1,0 +1,59 @@
+"""The pool loses the task that is at fault, nothing else, and always comes to an end."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_cxr_vae.errors import OutputError
+from monai_cxr_vae.inference.folder_run import FolderOptions
+from monai_cxr_vae.inference.pool import Fault
+from tests.inference.standins import Unloadable, work
+
+
+def results(tasks, function=work, **options):
+    with FolderOptions(**{"num_workers": 2, "timeout": 60, **options}).pool(function) as pool:
+        return list(pool.map(tasks))
+
+
+def test_every_task_is_answered_once():
+    assert sorted(results(range(50))) == [(i, i) for i in range(50)]
+
+
+def test_one_process_answers_in_order():
+    assert results(range(20), num_workers=1) == [(i, i) for i in range(20)]
+
+
+@pytest.mark.parametrize(("task", "reason"), [("crash", "crashed"), ("bomb", "out_of_memory")])
+def test_fault_costs_one_task(task, reason):
+    answers = results([1, task, 2, task, 3, 4])
+    assert [a for a in answers if a[0] == task] == [(task, Fault(reason))] * 2
+    assert sorted(a for a in answers if a[0] != task) == [(i, i) for i in (1, 2, 3, 4)]
+
+
+def test_hang_costs_one_task_and_spares_the_slow():
+    answers = results(["slow", "hang", "slow", "slow", "slow"], timeout=2, num_workers=1)
+    assert answers.count(("hang", Fault("timeout"))) == 1
+    assert answers.count(("slow", "slow")) == 4
+
+
+def test_pool_is_used_again():
+    with FolderOptions(num_workers=1).pool(work) as pool:
+        assert list(pool.map([1])) == [(1, 1)]
+        assert list(pool.map([])) == []
+        assert list(pool.map(["crash"])) == [("crash", Fault("crashed"))]
+        assert list(pool.map([2])) == [(2, 2)]
+
+
+def test_full_disk_ends_everything():
+    with pytest.raises(OutputError, match="disk full"):
+        results([1, "full", 2])
+
+
+def test_process_that_cannot_start_is_an_error():
+    with pytest.raises(RuntimeError, match="worker process"):
+        results([1], Unloadable())
+
+
+def test_processes_are_silent_and_have_one_thread(capfd):
+    assert results(["noise", "threads"], num_workers=1) == [("noise", "noise"), ("threads", 1)]
+    assert capfd.readouterr() == ("", "")
