@@ -95,5 +95,7 @@ def _blocks(films: Tensor, side: int, most: int | None = None, seed: int = 0) ->
 
 def _project(train: Tensor, rows: Tensor, components: int, seed: int) -> Tensor:
     """``rows`` on the leading principal components of ``train``."""
-    fitted = PCA(components, random_state=seed).fit(train.numpy())
+    # Blocks have few pixels, and the solver that is exact is fast; whole films need the randomised one.
+    solver = "covariance_eigh" if train.shape[1] <= max(BLOCK_SIDES) ** 2 <= len(train) else "auto"
+    fitted = PCA(components, svd_solver=solver, iterated_power=7, random_state=seed).fit(train.numpy())
     return torch.from_numpy(fitted.inverse_transform(fitted.transform(rows.numpy()))).float()

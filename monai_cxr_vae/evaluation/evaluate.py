@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ class Model(Protocol):
 def evaluate(
     model: Model,
     films: Tensor,
-    train_films: Tensor,
+    train_films: Tensor | None,
     output_dir: str | os.PathLike,
     masks: Tensor | None = None,
     metrics_csv: str | os.PathLike | None = None,
@@ -51,7 +52,8 @@ def evaluate(
     Args:
         model: in evaluation mode; its device is taken from ``sigma``.
         films: test films ``(N, 1, S, S)`` float32 in [0, 1].
-        train_films: films that the baselines are fitted on, same size; they should be those of the training.
+        train_films: films that the baselines are fitted on, same size; they should be those of the training. None fits
+            them on ``films`` themselves, which flatters them; ``baselines_fitted_on`` says which it was.
         output_dir: made when missing; gets ``evaluation.json``, ``reconstructions.png`` (best, median and worst film)
             and ``curves.png``.
         masks: ``(N, 1, S, S)`` bool, true where the film is and false on padding, which no metric counts.
@@ -74,8 +76,12 @@ def evaluate(
 
     unit_kl = kl_per_unit(mu, logvar)
     psnr = peak_signal_to_noise_ratio(reconstructions, films, masks)
-    per_film = {"psnr": psnr, "ssim": structural_similarity(reconstructions, films, masks), "kl": unit_kl.sum(1)}
-    ms_ssim = multiscale_structural_similarity(reconstructions, films, masks)
+    per_film = {
+        "psnr": psnr,
+        "ssim": _in_parts(structural_similarity, reconstructions, films, masks),
+        "kl": unit_kl.sum(1),
+    }
+    ms_ssim = _in_parts(multiscale_structural_similarity, reconstructions, films, masks)
     if not ms_ssim.isnan().all():
         per_film["ms_ssim"] = ms_ssim
     sigma = float(model.sigma)
@@ -91,7 +97,11 @@ def evaluate(
     result["active_units"] = _active_units(mu, bootstrap)
     lower, upper = bootstrap.interval(bootstrap.means(unit_kl)).tolist()
     result["kl_per_unit"] = {"mean": unit_kl.double().mean(0).tolist(), "ci95": [lower, upper], "n": len(films)}
-    result["baselines"] = _baselines(films, train_films, model.latent_size, masks, bootstrap, seed)
+    if train_films is None:
+        _logger.warning("no training films given: the baselines are fitted on the evaluated films, which flatters them")
+    result["baselines_fitted_on"] = "evaluated films" if train_films is None else "training films"
+    fitted_on = films if train_films is None else train_films
+    result["baselines"] = _baselines(films, fitted_on, model.latent_size, masks, bootstrap, seed)
 
     (output_dir / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     draw_reconstructions(output_dir / "reconstructions.png", films, reconstructions, psnr, masks)
@@ -110,6 +120,15 @@ def _run(model: Model, films: Tensor, batch_size: int, seed: int) -> tuple[Tenso
         parts.append((mu.flatten(1), logvar.flatten(1), model.decode(mu), model.decode(z)))
     mu, logvar, reconstructions, sampled = (torch.cat(part).float().cpu() for part in zip(*parts, strict=True))
     return mu, logvar, reconstructions, sampled
+
+
+def _in_parts(
+    metric: Callable[..., Tensor], reconstructions: Tensor, films: Tensor, masks: Tensor | None, size: int = 16
+) -> Tensor:
+    """A metric of all films, a few at a time: its intermediate images are many times as large as the films."""
+    starts = range(0, len(films), size)
+    parts = ((x if x is None else x[i : i + size] for x in (reconstructions, films, masks)) for i in starts)
+    return torch.cat([metric(*part) for part in parts])
 
 
 def _active_units(mu: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -136,6 +155,6 @@ def _baselines(
     report = {}
     for name, (reconstructions, how) in made.items():
         psnr = bootstrap.summary(peak_signal_to_noise_ratio(reconstructions, films, masks))
-        ssim = structural_similarity(reconstructions, films, masks)
+        ssim = _in_parts(structural_similarity, reconstructions, films, masks)
         report[name] = {**how, "psnr": psnr["mean"], "psnr_ci95": psnr["ci95"], "ssim": float(ssim.mean())}
     return report
