@@ -50,12 +50,24 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
     settings = flags(rest) | _given(
         dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights
     )
-    _run_config("train.json", "train", settings)
+    _run_config(["train.json"], "train", settings)
 
 
 def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
     settings = _given(dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights)
-    _run_config("inference.json", "infer", settings)
+    _run_config(["inference.json"], "infer", settings)
+
+
+def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
+    settings = _given(
+        dataset_dir=arguments.folder,
+        train_dataset_dir=arguments.train_dir,
+        output_dir=arguments.output,
+        weights=arguments.weights,
+        metrics_csv=arguments.metrics_csv,
+    )
+    _run_config(["train.json", "evaluate.json"], "train", settings)
+    print((arguments.output / "evaluation.json").read_text())
 
 
 def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -78,16 +90,19 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
     print(f"{len(files)} files in {arguments.output}")
 
 
-def _run_config(name: str, workflow_type: str, settings: dict[str, Any]) -> None:
+def _run_config(names: list[str], workflow_type: str, settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI warns of decoders that are not used and of configs not one's own
         from monai.bundle import ConfigParser, ConfigWorkflow
 
         from .startup import check_settings
 
-        file = str(Path(bundle_root()) / "configs" / name)
-        check_settings(settings, ConfigParser.load_config_file(file))
-        workflow = ConfigWorkflow(file, workflow_type=workflow_type, logging_file=False, **settings)
+        configs = Path(bundle_root()) / "configs"
+        files = [str(configs / name) for name in names]
+        check_settings(settings, ConfigParser.load_config_files(files))
+        workflow = ConfigWorkflow(
+            files, workflow_type=workflow_type, logging_file=str(configs / "logging.conf"), **settings
+        )
         workflow.initialize()
         workflow.run()
         workflow.finalize()
@@ -117,6 +132,12 @@ def _parser() -> Parser:
     reconstruct = command(_reconstruct, "reconstruct every film of a folder; DICOM in, derived DICOM out")
     reconstruct.add_argument("folder", type=Path, metavar="IN")
     reconstruct.add_argument("--output", type=Path, metavar="OUT", required=True)
+
+    evaluate = command(_evaluate, "measure reconstruction on a folder of films, beside simple baselines")
+    evaluate.add_argument("folder", type=Path, metavar="DIR")
+    evaluate.add_argument("--output", type=Path, metavar="OUT", required=True)
+    evaluate.add_argument("--train-dir", type=Path, metavar="DIR", help="training films, to fit the baselines on")
+    evaluate.add_argument("--metrics-csv", type=Path, metavar="FILE", help="log of the training, for curves.png")
 
     sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
     sample.add_argument("--output", type=Path, metavar="OUT", required=True)

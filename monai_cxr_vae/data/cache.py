@@ -75,6 +75,10 @@ class FilmDataset(Dataset):
         n = len(self) if maximum is None else min(maximum, len(self))
         return self.__getitems__(np.linspace(0, len(self) - 1, n).round().astype(int))["image"]
 
+    def masks(self) -> Tensor:
+        """Where the films are, ``(N, 1, S, S)`` bool, in the order of :meth:`images`."""
+        return self.__getitems__(range(len(self)))["mask"]
+
 
 def whole_batch(batch: Any) -> Any:
     """Collate function for a dataset whose ``__getitems__`` already gives the batch."""
@@ -85,9 +89,8 @@ class FilmStore:
     """Append-only file of 16-bit films at network size, found by the digest of the source file.
 
     A store belongs to one preprocessing and one version of the reading code: ``<folder>/<digest>/films.u16`` holds
-    records of S x S, ``index.jsonl``
-    one line for each, written after its record. A reader therefore never sees half a film; what a killed writer left
-    behind its last line is overwritten. Writers take turns on a file lock.
+    records of S x S, ``index.jsonl`` one line for each, written after its record. A reader therefore never sees half a
+    film; what a killed writer left behind its last line is overwritten. Writers take turns on a file lock.
     """
 
     def __init__(self, folder: str | os.PathLike, transform: Callable[[dict[str, str]], dict[str, Any]]) -> None:

@@ -83,19 +83,19 @@ def patient_of(path: Path, root: Path, manifest: dict[str, str] | None = None) -
 
 def datalist(
     dataset_dir: str | os.PathLike,
-    section: str,
+    section: str = "all",
     val_dataset_dir: str | os.PathLike | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
 ) -> list[dict[str, str]]:
-    """Films of the training or the validation part, as MONAI takes them.
+    """Films of a folder, all or the training or the validation part, as MONAI takes them.
 
     Without a validation folder the training folder is split by patient: a patient belongs to the validation part when
     the hash of (seed, patient) falls below ``val_fraction``, so films added later move nobody.
 
     Args:
         dataset_dir: folder of films; a ``manifest.csv`` in it may name the patients.
-        section: ``"training"`` or ``"validation"``.
+        section: ``"all"``, ``"training"`` or ``"validation"``.
         val_dataset_dir: folder of the validation films.
         val_fraction: share of the patients that validate.
         seed: of the split.
@@ -106,10 +106,11 @@ def datalist(
     Raises:
         InputError: a folder without films, or a split that leaves one part empty.
     """
-    if section not in ("training", "validation"):
-        raise ValueError(f'section must be "training" or "validation", not {section!r}')
-    if val_dataset_dir:
-        return [{"image": str(path)} for path in find_films(dataset_dir if section == "training" else val_dataset_dir)]
+    if section not in ("all", "training", "validation"):
+        raise ValueError(f'section must be "all", "training" or "validation", not {section!r}')
+    if section == "all" or val_dataset_dir:
+        folder = val_dataset_dir if section == "validation" else dataset_dir
+        return [{"image": str(path)} for path in find_films(folder)]
     films = find_films(dataset_dir)
     manifest = _read_manifest(Path(dataset_dir))
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from ..paths import cache_folder
 from .thorax import SIDE_MM, Canvas, Thorax
 
 FINDINGS = ("nodule", "opacity", "effusion")
 FORMATS = ("dicom", "png", "both")
-_DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+_DX_FOR_PRESENTATION = UID("1.2.840.10008.5.1.4.1.1.1.1")
 _NAMESPACE = uuid.UUID("6b1f2d0c-53a1-5c1e-9d0e-7f6c0b6d9a11")
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def render(seed: int | Sequence[int], size: int | tuple[int, int] = 512, finding
     key = [seed] if isinstance(seed, int) else list(seed)
     coarse = max(1, -(-256 // max(shape)))  # small films are drawn larger and averaged down, or ribs turn to beads
     rng, lesion, noise = (np.random.default_rng([*key, purpose]) for purpose in range(3))
-    zoom, shift, tilt = rng.uniform(0.97, 1.1), rng.normal(0, 5, 2), rng.normal(0, 0.02)
+    zoom, shift, tilt = rng.uniform(0.97, 1.1), tuple(rng.normal(0, 5, 2)), rng.normal(0, 0.02)
     canvas = Canvas((shape[0] * coarse, shape[1] * coarse), zoom, shift, tilt)
     exposure, latitude, scatter = rng.normal(-0.1, 0.2), rng.uniform(0.6, 0.85), rng.uniform(0.02, 0.06)
     gain, dose = rng.uniform(0.15, 0.6), rng.uniform(0.001, 0.006)
@@ -138,9 +138,9 @@ def write_phantoms(
     return written
 
 
-def _uid(*parts: object) -> str:
+def _uid(*parts: object) -> UID:
     """A UID under the 2.25 root that is a function of its parts (PS3.5 B.2)."""
-    return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, parts))).int}"
+    return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, parts))).int}")
 
 
 def _dataset(phantom: Phantom, seed: int, index: int) -> FileDataset:

@@ -16,7 +16,7 @@ from .metrics import cut
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared
 _NAMES = {"mean_image": "mean image", "pca": "PCA", "block_pca": "block PCA", "bicubic": "bicubic"}
-_STYLE = {"fontsize": 9}
+_SMALL = 9  # font size of axis labels
 
 
 def draw_reconstructions(
@@ -46,7 +46,7 @@ def draw_reconstructions(
     for axis, title in zip(axes[0], ("film", "reconstruction", "reconstruction minus film"), strict=True):
         axis.set_title(title, fontsize=11)
     bar = figure.colorbar(difference, ax=axes[:, 2], shrink=0.6, extend="both")
-    bar.set_label("difference (1 = full intensity range)", **_STYLE)
+    bar.set_label("difference (1 = full intensity range)", fontsize=_SMALL)
     bar.ax.tick_params(labelsize=8)
     figure.savefig(path)
 
@@ -99,8 +99,8 @@ def _draw_log(
                 marker="." if len(epochs) < 30 else None,
                 label={"train": "training", "val": "validation"}[name.split("/")[0]],
             )
-    axis.set_xlabel("epoch", **_STYLE)
-    axis.set_ylabel(label, **_STYLE)
+    axis.set_xlabel("epoch", fontsize=_SMALL)
+    axis.set_ylabel(label, fontsize=_SMALL)
     if logarithmic:
         axis.set_yscale("log")
     _tidy(axis)
@@ -113,8 +113,8 @@ def _draw_psnr(axis: Axes, result: dict[str, Any], psnr: Tensor) -> None:
     for i, (name, value) in enumerate(lines.items()):
         style = {"linewidth": 2.2} if name == "model" else {"linewidth": 1.4, "linestyle": "--"}
         axis.axvline(value, color=f"C{i}", label=f"{name}: {value:.1f} dB", **style)
-    axis.set_xlabel(f"PSNR (dB) of {result['n']} films; lines: means", **_STYLE)
-    axis.set_ylabel("films", **_STYLE)
+    axis.set_xlabel(f"PSNR (dB) of {result['n']} films; lines: means", fontsize=_SMALL)
+    axis.set_ylabel("films", fontsize=_SMALL)
     _tidy(axis)
 
 
@@ -126,8 +126,8 @@ def _draw_units(axis: Axes, result: dict[str, Any]) -> None:
     axis.fill_between(rank, low, high, alpha=0.3, label="95% interval")
     active = result["active_units"]
     axis.plot(rank, mean, label=f"{active['value']} of {active['of']} units active")
-    axis.set_xlabel("latent, by rank", **_STYLE)
-    axis.set_ylabel("KL (nats)", **_STYLE)
+    axis.set_xlabel("latent, by rank", fontsize=_SMALL)
+    axis.set_ylabel("KL (nats)", fontsize=_SMALL)
     axis.set_ylim(bottom=0)
     _tidy(axis)
 
