@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..metrics import active_units, peak_signal_to_noise_ratio
 from . import baselines
 from .figures import draw_curves, draw_reconstructions
@@ -53,7 +54,8 @@ def evaluate(
         model: in evaluation mode; its device is taken from ``sigma``.
         films: test films ``(N, 1, S, S)`` float32 in [0, 1].
         train_films: films that the baselines are fitted on, same size; they should be those of the training. None fits
-            them on ``films`` themselves, which flatters them; ``baselines_fitted_on`` says which it was.
+            them on ``films`` themselves, which flatters them; ``baselines_fitted_on`` says which it was. With no more
+            films than latents PCA would then answer each film as it is, and is left out.
         output_dir: made when missing; gets ``evaluation.json``, ``reconstructions.png`` (best, median and worst film)
             and ``curves.png``.
         masks: ``(N, 1, S, S)`` bool, true where the film is and false on padding, which no metric counts.
@@ -66,7 +68,12 @@ def evaluate(
         ``ms_ssim`` (absent below 176 pixels), ``kl`` in nats, ``bits_per_dimension`` (absent as long as the model has
         no sigma). ``active_units`` has ``value`` and ``of`` in place of the mean, ``kl_per_unit`` lists. ``baselines``
         holds ``mean_image``, ``pca``, ``block_pca`` (absent when no grid fits) and ``bicubic``: numbers.
+
+    Raises:
+        InputError: fewer than two films, of which no spread can be told.
     """
+    if len(films) < 2:
+        raise InputError("an evaluation needs at least two films")
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     if masks is not None and bool(masks.all()):
@@ -145,8 +152,9 @@ def _baselines(
     made: dict[str, tuple[Tensor, dict[str, Any]]] = {
         "mean_image": (baselines.mean_image(films, train_films), {"values": 0})
     }
-    reconstructions, components = baselines.pca(films, train_films, values, seed)
-    made["pca"] = reconstructions, {"components": components, "values": components}
+    if train_films is not films or values < len(films) - 1:
+        reconstructions, components = baselines.pca(films, train_films, values, seed)
+        made["pca"] = reconstructions, {"components": components, "values": components}
     blocks = baselines.block_pca(films, train_films, values, masks, seed)
     if blocks is not None:
         made["block_pca"] = blocks

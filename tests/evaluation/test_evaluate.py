@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from monai_cxr_vae.data.phantom import render
+from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation import evaluate
 from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
 
@@ -127,6 +128,20 @@ def test_without_sigma_there_is_no_bound(films, tmp_path, caplog):
     assert "bits_per_dimension" not in evaluate(model, films[1], films[0], tmp_path)
     assert "sigma" in caplog.text
     json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_without_training_films_the_baselines_are_said_to_be_flattered(evaluated, films, tmp_path, caplog):
+    result = evaluate(LinearModel(films[0]), films[1], None, tmp_path)
+    assert result["baselines_fitted_on"] == "evaluated films"
+    assert evaluated[0]["baselines_fitted_on"] == "training films"
+    assert result["baselines"]["mean_image"]["psnr"] > evaluated[0]["baselines"]["mean_image"]["psnr"]
+    assert "pca" not in result["baselines"]  # 12 components of 12 films would be the films
+    assert "no training films" in caplog.text
+
+
+def test_one_film_is_refused(films, tmp_path):
+    with pytest.raises(InputError, match="at least two films"):
+        evaluate(LinearModel(films[0]), films[1][:1], films[0], tmp_path)
 
 
 def test_pictures_show_the_films_upright(evaluated, films, tmp_path):
