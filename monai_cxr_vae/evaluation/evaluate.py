@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,7 +111,8 @@ def evaluate(
     fitted_on = films if train_films is None else train_films
     result["baselines"] = _baselines(films, fitted_on, model.latent_size, masks, bootstrap, seed)
 
-    (output_dir / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(result, indent=1))
+    (output_dir / "evaluation.json").write_text(text + "\n")  # a list of numbers is one line
     draw_reconstructions(output_dir / "reconstructions.png", films, reconstructions, psnr, masks)
     draw_curves(output_dir / "curves.png", result, psnr, metrics_csv)
     return result
