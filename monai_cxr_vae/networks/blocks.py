@@ -1,10 +1,11 @@
-"""Building blocks of the VAE: residual block, down- and upsampling, the bound on the log-variance."""
+"""Building blocks of the VAE: residual blocks, resampling, the warp, the bound on the log-variance."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -38,11 +39,53 @@ def downsample(channels_in: int, channels_out: int) -> nn.Module:
     return nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1)
 
 
-def upsample(channels_in: int, channels_out: int) -> nn.Module:
-    """Double the grid: nearest neighbour, then a convolution (a transposed one makes checkerboards)."""
-    return nn.Sequential(
-        nn.Upsample(scale_factor=2.0, mode="nearest"), nn.Conv2d(channels_in, channels_out, 3, padding=1)
-    )
+class ResidualMLP(nn.Module):
+    """LayerNorm and a hidden layer of twice the width, beside the identity; starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        last = nn.Linear(2 * width, width)
+        zero(last)
+        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Warp(nn.Module):
+    """Bends pictures by a smooth displacement field given on a coarse grid.
+
+    Args:
+        image_size: side of the square picture in pixels.
+        grid: side of the coarse grid; a bicubic spline carries it to the pixels.
+    """
+
+    identity: Tensor
+
+    def __init__(self, image_size: int, grid: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.grid = grid
+        centre = (torch.arange(image_size) + 0.5) / image_size * 2 - 1
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        self.register_buffer("identity", torch.stack([x, y], -1)[None], persistent=False)
+
+    def forward(self, image: Tensor, field: Tensor) -> Tensor:
+        """``(N, 1, S, S)`` bent by ``field`` ``(N, 2 * grid ** 2)``, x then y, in units of the picture's side."""
+        field = 2 * spread(field.view(-1, 2, self.grid, self.grid), self.image_size)
+        points = self.identity + field.permute(0, 2, 3, 1)
+        return F.grid_sample(image, points, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def spread(coarse: Tensor, size: int) -> Tensor:
+    """``(N, C, g, g)`` to ``(N, C, size, size)`` by a bicubic spline."""
+    return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
+
+
+def zero(layer: nn.Linear | nn.Conv2d) -> None:
+    """Set weight and bias to zero, so that the layer adds nothing before it has learned."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def bound_logvar(raw: Tensor, low: float = -16.0, high: float = 4.0) -> Tensor:

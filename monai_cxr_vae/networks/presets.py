@@ -6,7 +6,7 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     # reconstruction and sampling
-    "vector": {"image_size": 64, "latent_size": 128, "channels": (64, 128, 256)},
+    "vector": {"image_size": 64, "latent_size": 128, "channels": (16, 32)},
     # few latents, for scores: what they cannot express shows in the residual
-    "compact": {"image_size": 64, "latent_size": 16, "channels": (64, 128, 256)},
+    "compact": {"image_size": 64, "latent_size": 16, "channels": (16, 32)},
 }

@@ -1,4 +1,4 @@
-"""The variational autoencoder with one latent vector per film."""
+"""The variational autoencoder with one latent vector per film: principal components, bent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import ResidualBlock, bound_logvar, downsample, group_norm, unbound_logvar, upsample
+from .blocks import (
+    ResidualBlock,
+    ResidualMLP,
+    Warp,
+    bound_logvar,
+    downsample,
+    group_norm,
+    spread,
+    unbound_logvar,
+    zero,
+)
 
 __all__ = ["VAE"]
 
@@ -15,26 +25,30 @@ _INITIAL_LOGVAR = -2.0
 
 
 class VAE(nn.Module):
-    """Convolutional VAE for square grey films, with a linear path beside the convolutions.
+    """VAE for square grey films.
 
-    Films are ``(N, 1, image_size, image_size)`` float tensors in [0, 1]; the output head is linear, so a reconstruction
-    may leave that range slightly: clamp it for display and metrics only. The latent vector has ``latent_size`` values,
-    its prior is the standard normal.
+    Films are ``(N, 1, image_size, image_size)`` float tensors in [0, 1]; the output is linear, so a reconstruction may
+    leave that range slightly: clamp it for display and metrics only. The latent vector has ``latent_size`` values, its
+    prior is the standard normal.
 
-    The linear path is a linear map in the encoder and one in the decoder. `initialize_linear` sets them to the
-    principal components of films, so that training starts from PCA and the convolutions learn what is left.
+    The decoder makes a film from a linear map of the latents, bends it by a smooth displacement field, scales its
+    local contrast, and adds a second linear map: chests differ most in where things lie, and a displaced rib costs a
+    linear code many components but a bent one few (deforming autoencoders: Shu et al. 2018).
+    The encoder makes a first guess (a linear map and a multilayer perceptron), decodes it, and corrects it by
+    convolutions over the film and what the guess left over.
+
+    `initialize_linear` sets the linear maps to the principal components of films and silences the rest, so training
+    starts from PCA.
 
     In ``train()`` mode `forward` returns ``(reconstruction, mu, logvar)`` of a sampled latent, drawn from torch's
     global generator. In ``eval()`` mode it returns the reconstruction from the posterior mean alone, which is
     deterministic; ``torch.jit.script`` keeps that form together with `encode`, `decode` and `reconstruct`.
 
     Args:
-        image_size: side of the square film in pixels, a multiple of ``patch_size * 2 ** (len(channels) - 1)``.
+        image_size: side of the square film in pixels, a multiple of 8 and of ``4 * 2 ** (len(channels) - 1)``.
         latent_size: number of latent values.
-        channels: convolution channels per level, from the finest grid (``image_size / patch_size``) to the coarsest.
-        blocks: residual blocks per level in the encoder and again in the decoder.
-        patch_size: side of the pixel blocks that become channels in front of the first convolution.
-        linear: have the linear path.
+        channels: convolution channels per level, from the finest grid (``image_size / 4``) to the coarsest.
+        width: units per layer of the perceptrons.
 
     Raises:
         ValueError: an argument out of range, or an input that is not ``(N, 1, image_size, image_size)``.
@@ -44,64 +58,74 @@ class VAE(nn.Module):
         self,
         image_size: int,
         latent_size: int,
-        channels: Sequence[int] = (64, 128, 256),
-        blocks: int = 1,
-        patch_size: int = 4,
-        linear: bool = True,
+        channels: Sequence[int] = (16, 32),
+        width: int = 320,
     ) -> None:
         super().__init__()
-        channels = tuple(int(c) for c in channels)
-        if not channels or min(channels) < 1 or latent_size < 1 or blocks < 0 or patch_size < 1:
-            raise ValueError("channels, latent_size and patch_size must be positive, blocks not negative")
-        stride = patch_size * 2 ** (len(channels) - 1)
+        channels = tuple(channels)
+        if not channels or min(channels) < 1 or latent_size < 1 or width < 1:
+            raise ValueError("latent_size, width and all channels must be positive")
+        stride = 4 * 2 ** max(len(channels) - 1, 1)
         if image_size < stride or image_size % stride:
-            raise ValueError(f"image_size {image_size} is not a multiple of {stride} (patch size and channels)")
+            raise ValueError(f"image_size {image_size} is not a multiple of {stride}")
         self.image_size = int(image_size)
         self.latent_size = int(latent_size)
-        grid = image_size // stride
+        self.gain_grid = image_size // 8
         pixels = image_size**2
 
-        levels: list[nn.Module] = [nn.PixelUnshuffle(patch_size), nn.Conv2d(patch_size**2, channels[0], 3, padding=1)]
-        for i, width in enumerate(channels):
+        self.linear_encoder = nn.Linear(pixels, latent_size)
+        self.linear_features = nn.Linear(pixels, width)
+        self.guess = nn.Sequential(nn.Linear(width, width), ResidualMLP(width), nn.LayerNorm(width))
+        self.guess_head = nn.Linear(width, latent_size)
+        levels: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(32, channels[0], 3, padding=1)]
+        for i, size in enumerate(channels):
             if i:
-                levels.append(downsample(channels[i - 1], width))
-            levels += [ResidualBlock(width) for _ in range(blocks)]
-        self.encoder = nn.Sequential(*levels, group_norm(channels[-1]), nn.SiLU(), nn.Flatten())
-        self.mu_head = nn.Linear(channels[-1] * grid**2, latent_size)
-        self.logvar_head = nn.Linear(channels[-1] * grid**2, latent_size)
+                levels.append(downsample(channels[i - 1], size))
+            levels.append(ResidualBlock(size))
+        cells = channels[-1] * (image_size // (4 * 2 ** (len(channels) - 1))) ** 2
+        self.look = nn.Sequential(*levels, group_norm(channels[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(cells, width))
+        self.correct = nn.Sequential(ResidualMLP(width), nn.LayerNorm(width))
+        self.linear_correct = nn.Linear(pixels, latent_size, bias=False)
+        self.mu_head = nn.Linear(width, latent_size)
+        self.logvar_head = nn.Linear(width, latent_size)
         nn.init.zeros_(self.logvar_head.weight)
         nn.init.constant_(self.logvar_head.bias, float(unbound_logvar(torch.tensor(_INITIAL_LOGVAR))))
 
-        levels = [nn.Linear(latent_size, channels[-1] * grid**2), nn.Unflatten(1, (channels[-1], grid, grid))]
-        for i in reversed(range(len(channels))):
-            levels += [ResidualBlock(channels[i]) for _ in range(blocks)]
-            if i:
-                levels.append(upsample(channels[i], channels[i - 1]))
-        self.decoder = nn.Sequential(*levels, group_norm(channels[0]), nn.SiLU())
-        self.image_head = nn.Conv2d(channels[0], patch_size**2, 3, padding=1)
-        self.to_pixels = nn.PixelShuffle(patch_size)
-
-        self.linear_encoder = nn.Linear(pixels, latent_size) if linear else None
-        self.linear_decoder = nn.Linear(latent_size, pixels) if linear else None
+        self.linear_decoder = nn.Linear(latent_size, pixels)
+        self.linear_addition = nn.Linear(latent_size, pixels, bias=False)
+        zero(self.linear_addition)
+        self.express = nn.Sequential(nn.Linear(latent_size, width), ResidualMLP(width), nn.LayerNorm(width))
+        self.warp = Warp(image_size, image_size // 4)
+        self.field_head = nn.Linear(width, 2 * self.warp.grid**2)
+        self.gain_head = nn.Linear(width, self.gain_grid**2)
+        zero(self.field_head)
+        zero(self.gain_head)
 
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, latent_size)``."""
         if x.dim() != 4 or x.size(1) != 1 or x.size(2) != self.image_size or x.size(3) != self.image_size:
             raise ValueError(f"expected films of shape (N, 1, {self.image_size}, {self.image_size}), got {x.shape}")
-        features = self.encoder(4.0 * x - 2.0)
-        mu = self.mu_head(features)
-        if self.linear_encoder is not None:
-            mu = mu + self.linear_encoder(x.flatten(1))
+        flat = x.flatten(1)
+        features = self.guess(self.linear_features(flat))
+        mu = self.linear_encoder(flat) + self.guess_head(features)
+        # What the guess leaves over is an observation; the gradient need not pass through it.
+        left = (x - self.decode(mu.detach())).detach()
+        features = self.correct(features + self.look(torch.cat([4 * x - 2, 20.0 * left], 1)))
+        mu = mu + self.linear_correct(left.flatten(1)) + self.mu_head(features)
         return mu, bound_logvar(self.logvar_head(features))
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
         """Latents ``(N, latent_size)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
-        image = self.to_pixels(self.image_head(self.decoder(z)))
-        if self.linear_decoder is not None:
-            image = image + self.linear_decoder(z).view_as(image)
-        return image
+        size = self.image_size
+        features = self.express(z)
+        # The factors bring what the heads give to its usual size, so that one learning rate suits them all.
+        film = self.linear_decoder(z).view(-1, 1, size, size)
+        film = self.warp(film, 0.025 * self.field_head(features))
+        gain = self.gain_head(features).view(-1, 1, self.gain_grid, self.gain_grid)
+        film = film * (1 + 0.2 * spread(gain, size))
+        return film + self.linear_addition(z).view(-1, 1, size, size)
 
     @torch.jit.export
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -121,44 +145,51 @@ class VAE(nn.Module):
     def initialize_linear(self, images: Tensor) -> None:
         """Start from PCA: the model reconstructs as the leading principal components of ``images`` do.
 
-        Every latent has unit variance over ``images``, the posterior variance is that of probabilistic PCA (Tipping
-        and Bishop 1999), and the heads of the convolutional paths are set to zero. With fewer films than latents the
-        latents that are left over start at zero.
+        Every latent has unit variance over ``images`` and the posterior variance is that of probabilistic PCA (Tipping
+        and Bishop 1999). With fewer films than latents the latents that are left over start at zero.
 
         Args:
             images: ``(N, 1, S, S)`` in [0, 1], at least two films; a few thousand are a good sample.
 
         Raises:
-            ValueError: the network has no linear path, or there are fewer than two films.
+            ValueError: fewer than two films.
         """
-        if self.linear_encoder is None or self.linear_decoder is None:
-            raise ValueError("the network was built without a linear path")
         if len(images) < 2:
             raise ValueError("principal components need at least two films")
         flat = images.flatten(1).double()
         mean = flat.mean(0)
-        centred = flat - mean
-        k = min(self.latent_size, len(flat) - 1, flat.shape[1])
-        # The smaller of covariance and Gram matrix has the same leading eigenvalues.
-        if len(flat) > flat.shape[1]:
-            values, vectors = torch.linalg.eigh(centred.T @ centred)
-            values, components = values.flip(0)[:k], vectors.flip(1)[:, :k]
-        else:
-            values, vectors = torch.linalg.eigh(centred @ centred.T)
-            values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
-            components = centred.T @ vectors / values.clamp(min=1e-12).sqrt()
-        variance = (values / (len(flat) - 1)).clamp(min=1e-12)
-        left = (centred.square().sum() / (len(flat) - 1) - variance.sum()).clamp(min=0) / flat.shape[1]
-        deviation = variance.sqrt()
+        variance, components = _principal_components(
+            flat - mean, max(self.latent_size, self.linear_features.out_features)
+        )
 
-        for linear in (self.linear_encoder, self.linear_decoder):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-        self.linear_encoder.weight[:k] = (components / deviation).T.to(self.linear_encoder.weight)
-        self.linear_encoder.bias[:k] = (-(mean @ components) / deviation).to(self.linear_encoder.bias)
-        self.linear_decoder.weight[:, :k] = (components * deviation).to(self.linear_decoder.weight)
+        for layer in (self.guess_head, self.linear_correct, self.mu_head, self.logvar_head):
+            zero(layer)
+        for layer in (self.field_head, self.gain_head, self.linear_addition, self.linear_encoder, self.linear_decoder):
+            zero(layer)
+        k = min(self.latent_size, len(variance))
+        deviation, leading = variance[:k].sqrt(), components[:, :k]
+        rest = ((flat - mean).square().sum() / (len(flat) - 1) - variance[:k].sum()).clamp(min=0) / flat.shape[1]
+        _set(self.linear_encoder, leading.T / deviation[:, None], -(mean @ leading) / deviation)
+        self.linear_decoder.weight[:, :k] = (leading * deviation).to(self.linear_decoder.weight)
         self.linear_decoder.bias.copy_(mean)
-        for head in (self.mu_head, self.logvar_head, self.image_head):
-            for parameter in head.parameters():
-                nn.init.zeros_(parameter)
-        self.logvar_head.bias[:k] = unbound_logvar((left / (variance + left)).log()).to(self.logvar_head.bias)
+        self.logvar_head.bias[:k] = unbound_logvar((rest / (variance[:k] + rest)).log()).to(self.logvar_head.bias)
+        # The perceptron sees the components nearly whitened.
+        k = min(self.linear_features.out_features, len(variance))
+        deviation, leading = (variance[:k] + variance[k - 1]).sqrt(), components[:, :k]
+        _set(self.linear_features, leading.T / deviation[:, None], -(mean @ leading) / deviation)
+
+
+def _principal_components(centred: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Variances ``(k,)`` and unit directions ``(D, k)`` of rows ``(N, D)``; fewer when the rows have no more."""
+    n, d = centred.shape
+    # The smaller of covariance and Gram matrix has the same leading eigenvalues.
+    values, vectors = torch.linalg.eigh(centred.T @ centred if n > d else centred @ centred.T)
+    k = min(k, n - 1, d)
+    values, vectors = values.flip(0)[:k].clamp(min=1e-12), vectors.flip(1)[:, :k]
+    return values / (n - 1), vectors if n > d else centred.T @ vectors / values.sqrt()
+
+
+def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Set the first rows of a linear layer."""
+    layer.weight[: len(weight)] = weight.to(layer.weight)
+    layer.bias[: len(bias)] = bias.to(layer.bias)

@@ -1,4 +1,4 @@
-"""The VAE: its modes, its sizes, TorchScript, and the linear path against scikit-learn's PCA."""
+"""The VAE: its modes, its sizes, TorchScript, and the linear start against scikit-learn's PCA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from monai_cxr_vae.networks import VAE
-from monai_cxr_vae.networks.blocks import bound_logvar, unbound_logvar
+from monai_cxr_vae.networks.blocks import Warp, bound_logvar, unbound_logvar
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def _seeded():
 
 
 def small(**kwargs) -> VAE:
-    network = VAE(**{"image_size": 32, "latent_size": 6, "channels": (8, 16), **kwargs})
+    network = VAE(**{"image_size": 32, "latent_size": 6, "channels": (8, 16), "width": 24, **kwargs})
     # Some layers start at zero; random weights make every part take part in the comparison.
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -31,11 +31,11 @@ def films(n: int, size: int = 32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("image_size", "latent_size", "channels", "linear"),
-    [(32, 5, (8, 16), True), (64, 128, (16, 24, 32), True), (64, 16, (8,), False), (96, 7, (8, 8, 16), True)],
+    ("image_size", "latent_size", "channels"),
+    [(32, 5, (8, 16)), (64, 128, (16, 24, 32)), (64, 16, (8,)), (96, 7, (8, 8, 16))],
 )
-def test_shapes_in_both_modes(image_size, latent_size, channels, linear):
-    network = VAE(image_size, latent_size, channels, linear=linear)
+def test_shapes_in_both_modes(image_size, latent_size, channels):
+    network = VAE(image_size, latent_size, channels, width=24)
     assert (network.image_size, network.latent_size) == (image_size, latent_size)
     x = films(3, image_size)
     reconstruction, mu, logvar = network.train()(x)
@@ -45,9 +45,8 @@ def test_shapes_in_both_modes(image_size, latent_size, channels, linear):
     assert network.decode(torch.zeros(2, latent_size)).shape == (2, 1, image_size, image_size)
 
 
-@pytest.mark.parametrize("linear", [True, False])
-def test_script_equals_eager(linear):
-    network = small(linear=linear)
+def test_script_equals_eager():
+    network = small()
     scripted = torch.jit.script(network)  # in train mode: the scripted form is the eval form all the same
     network.eval()
     x = films(4)
@@ -74,20 +73,20 @@ def test_training_samples_the_posterior_and_follows_the_seed():
     x = films(1).expand(4000, -1, -1, -1)
     with torch.no_grad():
         seen: list[torch.Tensor] = []
-        network.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        network.linear_decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         torch.manual_seed(5)
         first, mu, logvar = network(x)
         torch.manual_seed(5)
         assert torch.equal(network(x)[0], first)
         assert not torch.equal(network(x)[0], first)
-    z = seen[0]
+    z = seen[1]  # the first is the encoder's guess
     deviation = (0.5 * logvar[0]).exp()
     assert torch.allclose(z.mean(0), mu[0], atol=5 * float(deviation.max()) / 4000**0.5)
     assert torch.allclose(z.std(0), deviation, rtol=0.06)
 
 
 def test_posterior_starts_small_and_stays_bounded():
-    network = VAE(32, 6, (8, 16))
+    network = VAE(32, 6, (8, 16), 24)
     assert torch.allclose(network.encode(films(2))[1], torch.tensor(-2.0))
     extreme = bound_logvar(torch.tensor([-1e9, 0.0, 1e9]))
     assert extreme.min() >= -16
@@ -96,9 +95,8 @@ def test_posterior_starts_small_and_stays_bounded():
     assert torch.allclose(bound_logvar(unbound_logvar(values)), values, atol=1e-4)
 
 
-@pytest.mark.parametrize("linear", [True, False])
-def test_gradient_reaches_every_parameter(linear):
-    network = small(linear=linear).train()
+def test_gradient_reaches_every_parameter():
+    network = small().train()
     reconstruction, mu, logvar = network(films(2))
     (reconstruction.square().mean() + mu.square().mean() + logvar.mean()).backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -106,7 +104,7 @@ def test_gradient_reaches_every_parameter(linear):
 
 
 def test_a_fresh_network_wakes_up_in_a_few_steps():
-    network = VAE(32, 6, (8, 16)).train()
+    network = VAE(32, 6, (8, 16), 24).train()
     network.initialize_linear(films(30))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
@@ -123,7 +121,7 @@ def test_a_fresh_network_wakes_up_in_a_few_steps():
 @pytest.mark.parametrize("n", [40, 1500])  # fewer and more films than pixels
 def test_linear_start_is_principal_component_analysis(n):
     images = films(n)
-    network = VAE(32, 6, (8, 16)).eval()
+    network = VAE(32, 6, (8, 16), 24).eval()
     network.initialize_linear(images)
     held_out = films(20)
     judge = PCA(6, svd_solver="full").fit(images.flatten(1).numpy().astype(np.float64))
@@ -142,7 +140,7 @@ def test_linear_start_is_principal_component_analysis(n):
 
 
 def test_fewer_films_than_latents():
-    network = VAE(32, 20, (8, 16)).eval()
+    network = VAE(32, 20, (8, 16), 24).eval()
     images = films(5)
     network.initialize_linear(images)
     with torch.no_grad():
@@ -158,12 +156,23 @@ def test_a_wrong_input_is_a_clear_error(shape):
         torch.jit.script(network)(torch.zeros(shape))
 
 
+def test_the_warp_moves_the_picture_by_its_field():
+    """A constant field is a translation; an inhomogeneous one moves each part by its own amount."""
+    warp = Warp(32, 8)
+    image = films(2)
+    field = torch.zeros(2, 2, 8, 8)
+    assert torch.allclose(warp(image, field.flatten(1)), image, atol=1e-5)
+    field[:, 0] = 3 / 32  # three pixels, in units of the side: sample to the right
+    assert torch.allclose(warp(image, field.flatten(1))[..., :-3], image[..., 3:], atol=1e-5)
+    field[:, 0] = 0
+    field[:, 1] = 2 / 32
+    assert torch.allclose(warp(image, field.flatten(1))[..., :-2, :], image[..., 2:, :], atol=1e-5)
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="multiple of 16"):
         VAE(40, 8, (8, 16, 32))
     with pytest.raises(ValueError, match="positive"):
         VAE(32, 0, (8,))
-    with pytest.raises(ValueError, match="linear"):
-        VAE(32, 8, (8,), linear=False).initialize_linear(films(4))
     with pytest.raises(ValueError, match="two films"):
         VAE(32, 8, (8,)).initialize_linear(films(1))
