@@ -72,9 +72,7 @@ def start() -> None:
             print(f"error: {cause}", file=sys.stderr)
 
     sys.excepthook = one_line
-    known: dict[str, Any] = {}
-    for name in option("config_file"):
-        known |= ConfigParser.load_config_files(name)
+    known = ConfigParser.load_config_files(option("config_file"))
     given = flags(sys.argv[2:])
     for name in option("args_file"):
         given |= ConfigParser.load_config_files(name)

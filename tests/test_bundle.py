@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +25,23 @@ REQUIRED = [  # of the schema of 2024-07-25
 TENSOR = ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range"]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.mark.parametrize("overlay", [None, "evaluate.json", "multi_gpu_train.json"])
-def test_training_configs_have_every_property(overlay: str | None, tmp_path: Path):
+def test_training_configs_have_every_property(overlay: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)  # what torchrun sets
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     files = [str(CONFIGS / name) for name in ("train.json", overlay) if name]
     workflow = create_workflow(
         config_file=files, workflow_type="train", logging_file=False, output_dir=str(tmp_path), device="cpu"
     )
     assert workflow.check_properties() == []
+    workflow.finalize()
 
 
 def test_inference_config_has_every_property(tmp_path: Path):
