@@ -60,8 +60,6 @@ class Warp(nn.Module):
         grid: side of the coarse grid; a bicubic spline carries it to the pixels.
     """
 
-    identity: Tensor
-
     def __init__(self, image_size: int, grid: int) -> None:
         super().__init__()
         self.image_size = image_size
@@ -73,7 +71,7 @@ class Warp(nn.Module):
     def forward(self, image: Tensor, field: Tensor) -> Tensor:
         """``(N, 1, S, S)`` bent by ``field`` ``(N, 2 * grid ** 2)``, x then y, in units of the picture's side."""
         field = 2 * spread(field.view(-1, 2, self.grid, self.grid), self.image_size)
-        points = self.identity + field.permute(0, 2, 3, 1)
+        points = self.identity + field.permute(0, 2, 3, 1)  # type: ignore[operator]
         return F.grid_sample(image, points, mode="bilinear", padding_mode="border", align_corners=False)
 
 
