@@ -35,6 +35,10 @@ class RadiographVAE(VAE):
         InputError: unknown preset or fit, or a size that the network cannot have.
     """
 
+    sigma: Tensor
+    latent_mean: Tensor
+    latent_covariance: Tensor
+
     def __init__(self, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
         if preset not in PRESETS:
             raise InputError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")

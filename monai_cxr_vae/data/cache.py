@@ -73,7 +73,7 @@ class FilmDataset(Dataset):
     def images(self, maximum: int | None = None) -> Tensor:
         """All films, or ``maximum`` of them spread evenly, ``(n, 1, S, S)`` float32 in [0, 1]."""
         n = len(self) if maximum is None else min(maximum, len(self))
-        return self.__getitems__(np.linspace(0, len(self) - 1, n).round().astype(int))["image"]
+        return self.__getitems__(np.linspace(0, len(self) - 1, n).round().astype(int).tolist())["image"]
 
     def masks(self) -> Tensor:
         """Where the films are, ``(N, 1, S, S)`` bool, in the order of :meth:`images`."""

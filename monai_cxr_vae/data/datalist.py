@@ -109,8 +109,8 @@ def datalist(
     if section not in ("all", "training", "validation"):
         raise ValueError(f'section must be "all", "training" or "validation", not {section!r}')
     if section == "all" or val_dataset_dir:
-        folder = val_dataset_dir if section == "validation" else dataset_dir
-        return [{"image": str(path)} for path in find_films(folder)]
+        folder = val_dataset_dir if section == "validation" else None
+        return [{"image": str(path)} for path in find_films(folder or dataset_dir)]
     films = find_films(dataset_dir)
     manifest = _read_manifest(Path(dataset_dir))
 

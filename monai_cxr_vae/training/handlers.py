@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -125,9 +125,10 @@ class Posterior:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        output = engine.state.output
+        output: Any = engine.state.output
+        batch: Any = engine.state.batch
         output["mu"], output["logvar"] = self.network.encode(output["image"])
-        output["mask"] = engine.state.batch["mask"].to(output["image"].device)
+        output["mask"] = batch["mask"].to(output["image"].device)
 
 
 class FitStatistics:
@@ -144,9 +145,7 @@ class FitStatistics:
         summary: settings of the run that the weights file shall tell.
     """
 
-    def __init__(
-        self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset, summary: Callable[[], dict] | dict
-    ) -> None:
+    def __init__(self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset, summary: dict[str, Any]) -> None:
         self.weights, self.dataset, self.val_dataset, self.summary = Path(weights), dataset, val_dataset, summary
 
     def attach(self, engine: Engine) -> None:

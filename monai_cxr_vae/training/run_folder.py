@@ -7,7 +7,7 @@ import io
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
@@ -61,7 +61,8 @@ class Checkpoints:
     ) -> None:
         self.weights = Path(output_dir) / "model.pt"
         self.last = Path(output_dir) / "checkpoints" / "last.pt"
-        self.averaged, self.validator, self.settings = averaged, validator, settings
+        self.model = cast(RadiographVAE, averaged.module)
+        self.validator, self.settings = validator, settings
         self.parts = {"network": network, "averaged": averaged, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.resume, self.patience = resume, patience
 
@@ -93,7 +94,7 @@ class Checkpoints:
         epoch, best = engine.state.epoch, self.validator.state
         if idist.get_rank() == 0:
             if best.best_metric_epoch == epoch:
-                save_model(self.averaged.module, self.weights)
+                save_model(self.model, self.weights)
             save_state(
                 {name: part.state_dict() for name, part in self.parts.items()}
                 | {
@@ -111,7 +112,7 @@ class Checkpoints:
 
     def completed(self, engine: Engine) -> None:
         if self.validator.state.best_metric_epoch < 1 and idist.get_rank() == 0:
-            save_model(self.averaged.module, self.weights)
+            save_model(self.model, self.weights)
 
 
 class RunLog:
@@ -141,10 +142,11 @@ class RunLog:
         picture_interval: int = 10,
     ) -> None:
         self.folder, self.loss_function, self.optimizer = Path(output_dir), loss_function, optimizer
-        self.validator, self.averaged, self.films = validator, averaged, films
+        self.validator, self.model, self.films = validator, cast(RadiographVAE, averaged.module), films
         self.picture_interval = picture_interval
         self.rows: list[dict[str, str]] = []
         self.sums: dict[str, Tensor] = {}
+        self.batches = 0
         self.writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -156,6 +158,7 @@ class RunLog:
 
     def epoch_started(self, engine: Engine) -> None:
         self.sums.clear()
+        self.batches = 0
         if self.writer is not None:
             return
         # Not earlier: a resumed run knows its epoch only after its checkpoint is loaded.
@@ -167,21 +170,22 @@ class RunLog:
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=done + 1)
 
     def add(self, engine: Engine) -> None:
+        self.batches += 1
         for name, value in self.loss_function.terms.items():
             self.sums[name] = self.sums.get(name, 0) + value
 
     def write(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        row = {f"train/{name}": float(value) / engine.state.epoch_length for name, value in self.sums.items()}
+        row = {f"train/{name}": float(value) / self.batches for name, value in self.sums.items()}
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         if self.validator.state.epoch == epoch:  # this epoch was validated
             row |= {f"val/{name}": float(value) for name, value in self.validator.state.metrics.items()}
-        assert self.writer is not None
+        writer = cast(SummaryWriter, self.writer)
         for name, value in row.items():
-            self.writer.add_scalar(name, value, epoch)
+            writer.add_scalar(name, value, epoch)
         if epoch % self.picture_interval == 0 or epoch in (1, engine.state.max_epochs):
-            self._draw(epoch)
-        self.writer.flush()
+            self._draw(writer, epoch)
+        writer.flush()
         self.rows.append({"epoch": str(epoch)} | {name: repr(value) for name, value in row.items()})
         self._write_csv()
 
@@ -190,15 +194,15 @@ class RunLog:
             self.writer.close()
 
     @torch.no_grad()
-    def _draw(self, epoch: int) -> None:
-        model = self.averaged.module.eval()
-        device = next(model.parameters()).device
+    def _draw(self, writer: SummaryWriter, epoch: int) -> None:
+        model = self.model.eval()
+        device = model.sigma.device
         films = self.films.images(8).to(device)
         made = model.reconstruct(films).clamp(0, 1)
         rows = torch.cat([films, made, (made - films) / 2 + 0.5])  # grey where nothing differs
-        self.writer.add_image("film, reconstruction, difference", _grid(rows, 8), epoch)
+        writer.add_image("film, reconstruction, difference", _grid(rows, 8), epoch)
         noise = torch.randn(8, model.latent_size, generator=torch.Generator().manual_seed(0)).to(device)
-        self.writer.add_image("samples from the prior", _grid(model.decode(noise).clamp(0, 1), 8), epoch)
+        writer.add_image("samples from the prior", _grid(model.decode(noise).clamp(0, 1), 8), epoch)
 
     def _write_csv(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
@@ -53,7 +54,7 @@ class _FilmValues(CumulativeIterationMetric):
         super().__init__()
         self.reduction = reduction
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         return y_pred
 
     def aggregate(self) -> Tensor:
