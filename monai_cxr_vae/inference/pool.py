@@ -25,6 +25,7 @@ from monai_cxr_vae.errors import OutputError
 # In flight per process: one at work, one waiting, so that no process idles while the parent stores a row.
 _IN_FLIGHT = 2
 _START_SECONDS = 300.0
+_END_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -95,10 +96,10 @@ class IsolatedPool:
                     yield self._lose(worker, again, "timeout")
 
     def close(self) -> None:
-        """Kill the processes; what they were at is not reported."""
+        """End the processes, those at work by force; what they were at is not reported."""
         for worker in self._workers:
             if worker is not None:
-                worker.kill()
+                worker.end()
         self._workers = [None] * len(self._workers)
 
     def _start(self) -> _Worker:
@@ -160,6 +161,13 @@ class _Worker:
 
     def restart_clock(self) -> None:
         self.deadline = time.monotonic() + self._timeout
+
+    def end(self) -> None:
+        """Let an idle process clean up after its libraries; it leaves when its pipe closes."""
+        if self.ready and not self.tasks:
+            self.pipe.close()
+            self.process.join(_END_SECONDS)
+        self.kill()
 
     def kill(self) -> None:
         self.process.kill()
