@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import validation
 from .batches import Augmentation, PrepareBatch
 from .handlers import CollapseNotice, EpochSeed, FitStatistics, GradientGuard, LinearStart, Posterior, UpdateAverage
+from .parameters import parameter_groups
 from .run_folder import Checkpoints, RunLog
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "PrepareBatch",
     "RunLog",
     "UpdateAverage",
+    "parameter_groups",
     "validation",
 ]

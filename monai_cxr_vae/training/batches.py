@@ -11,40 +11,58 @@ from torch import Tensor
 
 
 class Augmentation:
-    """Small changes of position, shape and exposure, another for each film of a batch.
+    """Changes of position, shape and exposure as films of one person may differ, drawn for each film of a batch.
 
-    All draws come from torch's global generator, so they repeat with its seed.
+    A share of the films stays as it is; the others are changed, half of them mildly (0.4 of the ranges), half fully:
+    the films' own distribution stays the centre. All draws come from torch's global generator, so they repeat with its
+    seed. Resampling is bicubic, since bilinear would teach the network to blur.
 
     Args:
         rotation: largest rotation, degrees.
-        scale: largest relative change of size; drawn for height and width alone, so the aspect varies too.
+        scale: largest logarithm of the change of size.
+        aspect: largest logarithm of the change of height over width, each way.
         shift: largest shift as a share of the side.
+        elastic: standard deviation of a smooth displacement field, as a share of half the side.
         gamma: largest logarithm of the exponent of the intensities.
-        gain: largest relative change of contrast about the mean.
+        gain: largest relative change of contrast; half of it of brightness.
+        keep: share of the films that stay as they are.
     """
 
     def __init__(
-        self, rotation: float = 5.0, scale: float = 0.08, shift: float = 0.04, gamma: float = 0.2, gain: float = 0.1
+        self,
+        rotation: float = 5.0,
+        scale: float = 0.08,
+        aspect: float = 0.08,
+        shift: float = 0.04,
+        elastic: float = 0.015,
+        gamma: float = 0.15,
+        gain: float = 0.1,
+        keep: float = 0.25,
     ) -> None:
-        self.rotation, self.scale, self.shift, self.gamma, self.gain = rotation, scale, shift, gamma, gain
+        self.rotation, self.scale, self.aspect, self.shift = rotation, scale, aspect, shift
+        self.elastic, self.gamma, self.gain, self.keep = elastic, gamma, gain, keep
 
     def __call__(self, images: Tensor) -> Tensor:
         """``(N, 1, S, S)`` in [0, 1] to the same."""
         n, device = len(images), images.device
+        u = torch.rand(n, device=device)
+        strength = torch.where(u < self.keep, 0.0, torch.where(u < (1 + self.keep) / 2, 0.4, 1.0))
 
-        def draw(limit: float, *shape: int) -> Tensor:
-            return (torch.rand(n, *shape, device=device) * 2 - 1) * limit
+        def draw(limit: float) -> Tensor:
+            return (torch.rand(n, device=device) * 2 - 1) * limit * strength
 
-        angle = draw(math.radians(self.rotation))
-        scale = torch.exp(draw(self.scale, 2))
-        cos, sin = angle.cos(), angle.sin()
-        theta = torch.stack([cos * scale[:, 0], -sin * scale[:, 0], sin * scale[:, 1], cos * scale[:, 1]], 1)
-        theta = torch.cat([theta.view(n, 2, 2), 2 * draw(self.shift, 2, 1)], 2)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        images = images.clamp(1e-4, 1).pow(torch.exp(draw(self.gamma, 1, 1, 1)))
-        mean = images.mean((1, 2, 3), keepdim=True)
-        return (mean + (images - mean) * (1 + draw(self.gain, 1, 1, 1))).clamp(0, 1)
+        angle, size, aspect = draw(math.radians(self.rotation)), draw(self.scale), draw(self.aspect)
+        x, y = torch.exp(-size - aspect), torch.exp(-size + aspect)
+        row = torch.stack([angle.cos() * x, -angle.sin() * x, 2 * draw(self.shift)], 1)
+        column = torch.stack([angle.sin() * y, angle.cos() * y, 2 * draw(self.shift)], 1)
+        grid = F.affine_grid(torch.stack([row, column], 1), list(images.shape), align_corners=False)
+        bend = torch.randn(n, 2, 5, 5, device=device) * (self.elastic * strength).view(n, 1, 1, 1)
+        bend = F.interpolate(bend, size=images.shape[2:], mode="bicubic", align_corners=True)
+        grid = grid + bend.permute(0, 2, 3, 1)
+        changed = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        changed = changed.clamp(1e-4, 1).pow(draw(self.gamma).exp().view(n, 1, 1, 1))
+        changed = changed * (1 + draw(self.gain).view(n, 1, 1, 1)) + draw(self.gain / 2).view(n, 1, 1, 1)
+        return torch.where((strength > 0).view(n, 1, 1, 1), changed.clamp(0, 1), images)
 
 
 class PrepareBatch:

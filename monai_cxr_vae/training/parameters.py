@@ -1,0 +1,29 @@
+"""Learning rates and weight decay of the network's parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(network: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
+    """Groups for an optimiser: the image-sized linear maps move slowly, and only matrices decay.
+
+    The linear maps start as principal components; with thousands of inputs each, steps of the common size would lose
+    that start in the first epoch, and decay would pull them off it.
+
+    Args:
+        network: a VAE whose linear maps are named ``linear_...``.
+        learning_rate: of everything else; the linear maps get a tenth.
+        weight_decay: of the matrices and kernels of everything else.
+    """
+    linear, matrices, vectors = [], [], []
+    for name, parameter in network.named_parameters():
+        group = linear if name.startswith("linear_") else matrices if parameter.dim() > 1 else vectors
+        group.append(parameter)
+    return [
+        {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
+        {"params": linear, "lr": 0.1 * learning_rate, "weight_decay": 0.0},
+    ]
