@@ -48,6 +48,7 @@ class FilmChain:
         self.inferer = inferer
         self.postprocessing = postprocessing
         self.device = torch.device(device)
+        self._ready = False
 
     def __call__(self, path: str | os.PathLike) -> Row:
         """Run one film.
@@ -106,7 +107,9 @@ class FilmChain:
         return rows
 
     def _predict(self, image: MetaTensor) -> MetaTensor:
-        self.network.to(self.device).eval()
+        if not self._ready:  # once per process: walking a network's parameters costs as much as a small film
+            self.network.to(self.device).eval()
+            self._ready = True
         with torch.inference_mode():
             output = self.inferer(image.as_tensor()[None].to(self.device), self.network)
         # The record of the transforms makes the prediction invertible like the image.
