@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -43,28 +44,26 @@ def fit_to_square(
         raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
     rows, columns = pixels.shape
     turned = _upright(orientation)
-    geometry = {
+    geometry: Geometry = {
         "rows": rows,
         "columns": columns,
         "pixel_aspect": float(pixel_aspect),
         "orientation": turned,
-        "box": (0, 0, image_size, image_size),
         "image_size": image_size,
         "fit": fit,
     }
-    if turned["transpose"]:
-        pixels = pixels.T
-    if turned["flip_rows"]:
-        pixels = pixels[::-1]
-    if turned["flip_columns"]:
-        pixels = pixels[:, ::-1]
-    if fit == "stretch":
-        return _resize(pixels, image_size, image_size), geometry
-    height, width = _content_size(geometry)
+    height, width = (image_size, image_size) if fit == "stretch" else _content_size(geometry)
     top, left = (image_size - height) // 2, (image_size - width) // 2
     geometry["box"] = (top, left, height, width)
+    # Turned when it is small: the means over areas are the same either way.
+    content = _resize(pixels, width, height).T if turned["transpose"] else _resize(pixels, height, width)
+    if turned["flip_rows"]:
+        content = content[::-1]
+    if turned["flip_columns"]:
+        content = content[:, ::-1]
     square = np.zeros((image_size, image_size), np.float32)
-    square[top : top + height, left : left + width] = _resize(pixels, height, width)
+    square[top : top + height, left : left + width] = content
+    square[(square > 1) & (square < 1 + 1e-5)] = 1  # rounding carries a mean of ones a little too far
     return square, geometry
 
 
@@ -188,12 +187,31 @@ def _content_size(geometry: Mapping[str, Any]) -> tuple[int, int]:
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Exact area means along an axis that shrinks, linear interpolation along one that grows."""
-    shrunk = (min(height, image.shape[0]), min(width, image.shape[1]))
-    if shrunk != image.shape:
-        image = cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA)
-    if shrunk != (height, width):
+    image = np.ascontiguousarray(image)
+    if height < image.shape[0]:
+        image = _mean_rows(image, height)
+    if width < image.shape[1]:
+        image = cv2.resize(image, (width, image.shape[0]), interpolation=cv2.INTER_AREA)
+    if image.shape != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return image
+
+
+def _mean_rows(image: np.ndarray, height: int) -> np.ndarray:
+    """Area means down the columns, several times as fast as INTER_AREA over both axes and equal to 2e-7.
+
+    Each element is summed in row order, so the result does not depend on the number of threads.
+    """
+    step = image.shape[0] / height
+    means = np.empty((height, image.shape[1]), np.float32)
+    for index in range(height):
+        start, end = index * step, (index + 1) * step
+        first, last = int(start), min(image.shape[0], math.ceil(end))
+        row = cv2.reduce(image[first:last], 0, cv2.REDUCE_SUM)[0]
+        row -= np.float32(start - first) * image[first]
+        row -= np.float32(last - end) * image[last - 1]
+        np.multiply(row, np.float32(1 / step), out=means[index])
+    return means
 
 
 def _source_index(geometry: Mapping[str, Any]) -> np.ndarray:
