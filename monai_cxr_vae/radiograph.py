@@ -235,16 +235,16 @@ def _grey(image: Any, deep: bool) -> tuple[np.ndarray, tuple[str, ...]]:
         return np.asarray(image).astype(np.uint16), ()
     if deep:
         raise ColourImage("a 16-bit picture with colour or transparency is not read")
-    if image.mode in ("1", "L"):
+    if image.mode in ("1", "L") and "transparency" not in image.info:
         return np.asarray(image.convert("L")), ()
-    if image.mode not in ("LA", "PA", "P", "RGB", "RGBA"):
+    if image.mode not in ("1", "L", "LA", "PA", "P", "RGB", "RGBA"):
         raise ColourImage("the picture is in colour")
     channels = np.asarray(image.convert("RGBA"))
     if (channels[..., 3] != 255).any():
         raise ColourImage("the picture is partly transparent")
     if (channels[..., :1] != channels[..., 1:3]).any():
         raise ColourImage("the picture is in colour")
-    return np.ascontiguousarray(channels[..., 0]), (() if image.mode == "LA" else ("colour_as_grey",))
+    return np.ascontiguousarray(channels[..., 0]), (() if image.mode in ("1", "L", "LA") else ("colour_as_grey",))
 
 
 # NIfTI

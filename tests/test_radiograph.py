@@ -145,6 +145,8 @@ def test_colour_and_transparency_are_refused(tmp_path: Path) -> None:
     for image in (colours, np.stack([GREY, half], -1), np.stack([GREY, GREY, GREY, half], -1)):
         with pytest.raises(ColourImage):
             read_radiograph(png(tmp_path / "film.png", image))
+    with pytest.raises(ColourImage):
+        read_radiograph(png(tmp_path / "film.png", GREY, transparency=int(GREY[3, 3])))
     deep = b"\0" + struct.pack(">3H", 7, 7, 7)
     data = b"\x89PNG\r\n\x1a\n"
     for kind, body in (

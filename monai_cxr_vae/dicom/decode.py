@@ -185,9 +185,10 @@ def _native(dataset: Dataset, form: PixelFormat) -> np.ndarray:
 def _single_frame(items: bytes) -> bytes:
     """The codestream of the only frame: all fragments after the Basic Offset Table (PS3.5 A.4)."""
     fragments, position = [], 0
+    view = memoryview(items)
     while position + 8 <= len(items):
         (length,) = struct.unpack_from("<L", items, position + 4)
-        fragments.append(items[position + 8 : position + 8 + length])
+        fragments.append(view[position + 8 : position + 8 + length])
         position += 8 + length
     frame = b"".join(fragments[1:])
     if not frame:

@@ -141,7 +141,7 @@ def _read(stream: _BoundedReader, pixels: bool) -> Dataset:
     has_preamble = head[128:132] == b"DICM"
     if not has_preamble and not _starts_like_a_dataset(head):
         raise NotDicom("the file is neither DICOM nor a PNG, JPEG or NIfTI image")
-    deflated = DEFLATED.encode() in head
+    deflated = DEFLATED.encode() in head[: _end_of_file_meta(head)]
     if deflated:
         stream = _inflated(stream, head)
     stream.seek(0)
@@ -191,17 +191,17 @@ def inflate(packed: bytes, wbits: int) -> bytes:
 
 def _inflated(stream: _BoundedReader, head: bytes) -> _BoundedReader:
     """The file with its deflated transfer syntax (PS3.5 A.5) undone: explicit little endian in memory."""
-    start = _end_of_file_meta(head)
-    stream.seek(start)
+    stream.seek(0)
+    meta = stream.read(_end_of_file_meta(head))
     data = inflate(stream.read(), -zlib.MAX_WBITS)
-    plain = head[:start].replace(DEFLATED.encode(), _EXPLICIT_LITTLE.encode().ljust(len(DEFLATED), b"\0"))
+    plain = meta.replace(DEFLATED.encode(), _EXPLICIT_LITTLE.encode().ljust(len(DEFLATED), b"\0"))
     return _BoundedReader(io.BytesIO(plain + data), len(plain) + len(data))
 
 
 def _end_of_file_meta(head: bytes) -> int:
     """Offset of the first element after the file meta information (PS3.10 7.1), which is explicit little endian."""
     position = 132 if head[128:132] == b"DICM" else 0
-    while head[position : position + 2] == b"\x02\x00":
+    while head[position : position + 2] == b"\x02\x00" and position + 12 <= len(head):
         if head[position + 4 : position + 6] in _LONG_VRS:
             position += 12 + struct.unpack_from("<L", head, position + 8)[0]
         else:
