@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -229,3 +230,15 @@ def test_a_table_of_fewer_bits_than_announced_is_not_dark(tmp_path: Path) -> Non
     honest = read_radiograph(save(dx(VOILUTSequence=lut(CURVE * 4095, bits=12)), tmp_path / "honest.dcm")).pixels
     boastful = read_radiograph(save(dx(VOILUTSequence=lut(CURVE * 4095, bits=16)), tmp_path / "boastful.dcm")).pixels
     np.testing.assert_allclose(boastful, honest, atol=0.01)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_opencv_that_looks_up_bytes_only(bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = dx(gradient(bits=8), BitsAllocated=bits, **BITS_8)
+    expected = read_radiograph(save(film, tmp_path / "film.dcm")).pixels
+
+    def bytes_only(*args: object) -> None:
+        raise cv2.error("depth")
+
+    monkeypatch.setattr(cv2, "LUT", bytes_only)
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "film.dcm").pixels, expected)
