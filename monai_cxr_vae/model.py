@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,9 +35,10 @@ class RadiographVAE(VAE):
         InputError: unknown preset or fit, or a size that the network cannot have.
     """
 
-    sigma: Tensor
-    latent_mean: Tensor
-    latent_covariance: Tensor
+    if TYPE_CHECKING:  # TorchScript would read these annotations, and cannot
+        sigma: Tensor
+        latent_mean: Tensor
+        latent_covariance: Tensor
 
     def __init__(self, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
         if preset not in PRESETS:

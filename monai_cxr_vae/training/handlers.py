@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
+from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -34,12 +34,12 @@ class EpochSeed:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         state = torch.Generator().manual_seed(self.seed).initial_seed()
-        torch.manual_seed((state * 1_000_003 + engine.state.epoch * 1009 + idist.get_rank()) % 2**63)
+        torch.manual_seed((state * 1_000_003 + engine.state.epoch * 1009 + engine.state.rank) % 2**63)
 
 
 class LinearStart:
@@ -48,10 +48,10 @@ class LinearStart:
     def __init__(self, network: RadiographVAE, dataset: FilmDataset) -> None:
         self.network, self.dataset = network, dataset
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         if engine.state.iteration == 0:
             self.network.initialize_linear(self.dataset.images(5000))
 
@@ -62,10 +62,10 @@ class CollapseNotice:
     def __init__(self, loss_function: VAELoss, dataset: FilmDataset) -> None:
         self.loss_function, self.dataset = loss_function, dataset
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         weight = self.loss_function.kl_weight
         if weight == "auto":
             return
@@ -90,10 +90,10 @@ class GradientGuard:
     def __init__(self, network: nn.Module, max_norm: float) -> None:
         self.network, self.max_norm = network, max_norm
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
         if not torch.isfinite(norm):
             raise TrainingDiverged(
@@ -108,10 +108,10 @@ class UpdateAverage:
     def __init__(self, averaged: AveragedModel, network: nn.Module) -> None:
         self.averaged, self.network = averaged, network
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         self.averaged.update_parameters(self.network)
 
 
@@ -121,10 +121,10 @@ class Posterior:
     def __init__(self, network: RadiographVAE) -> None:
         self.network = network
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         output: Any = engine.state.output
         batch: Any = engine.state.batch
         output["mu"], output["logvar"] = self.network.encode(output["image"])
@@ -148,11 +148,11 @@ class FitStatistics:
     def __init__(self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset, summary: dict[str, Any]) -> None:
         self.weights, self.dataset, self.val_dataset, self.summary = Path(weights), dataset, val_dataset, summary
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
-        if idist.get_rank() == 0:
+    def __call__(self, engine: Workflow) -> None:
+        if engine.state.rank == 0:
             model = load_model(self.weights)
             fit_statistics(model, self.dataset, self.val_dataset)
             model.settings["training"] = dict(self.summary)

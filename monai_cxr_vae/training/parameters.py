@@ -18,7 +18,9 @@ def parameter_groups(network: nn.Module, learning_rate: float, weight_decay: flo
         learning_rate: of everything else; the linear maps get a tenth.
         weight_decay: of the matrices and kernels of everything else.
     """
-    linear, matrices, vectors = [], [], []
+    linear: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         group = linear if name.startswith("linear_") else matrices if parameter.dim() > 1 else vectors
         group.append(parameter)

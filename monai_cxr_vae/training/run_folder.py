@@ -9,10 +9,9 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import Evaluator
+from ignite.engine import Events
+from monai.engines import Evaluator, Workflow
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
@@ -66,12 +65,12 @@ class Checkpoints:
         self.parts = {"network": network, "averaged": averaged, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.resume, self.patience = resume, patience
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self.completed)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Workflow) -> None:
         if not self.last.exists():
             if self.resume:
                 logger.info("no checkpoint in %s yet: starting from the beginning", self.last.parent)
@@ -90,9 +89,9 @@ class Checkpoints:
         self.validator.state.best_metric_epoch = state["best_metric_epoch"]
         logger.info("resuming after epoch %d", state["epoch"])
 
-    def epoch_completed(self, engine: Engine) -> None:
+    def epoch_completed(self, engine: Workflow) -> None:
         epoch, best = engine.state.epoch, self.validator.state
-        if idist.get_rank() == 0:
+        if engine.state.rank == 0:
             if best.best_metric_epoch == epoch:
                 save_model(self.model, self.weights)
             save_state(
@@ -110,8 +109,8 @@ class Checkpoints:
             logger.info("no better validation for %d epochs: stopping after epoch %d", self.patience, epoch)
             engine.terminate()
 
-    def completed(self, engine: Engine) -> None:
-        if self.validator.state.best_metric_epoch < 1 and idist.get_rank() == 0:
+    def completed(self, engine: Workflow) -> None:
+        if self.validator.state.best_metric_epoch < 1 and engine.state.rank == 0:
             save_model(self.model, self.weights)
 
 
@@ -149,14 +148,14 @@ class RunLog:
         self.batches = 0
         self.writer: SummaryWriter | None = None
 
-    def attach(self, engine: Engine) -> None:
-        if idist.get_rank() == 0:
+    def attach(self, engine: Workflow) -> None:
+        if engine.state.rank == 0:
             engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
             engine.add_event_handler(Events.COMPLETED, self.close)
 
-    def epoch_started(self, engine: Engine) -> None:
+    def epoch_started(self, engine: Workflow) -> None:
         self.sums.clear()
         self.batches = 0
         if self.writer is not None:
@@ -169,12 +168,12 @@ class RunLog:
                 self.rows = [row for row in csv.DictReader(lines) if int(row["epoch"]) <= done]
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=done + 1)
 
-    def add(self, engine: Engine) -> None:
+    def add(self, engine: Workflow) -> None:
         self.batches += 1
         for name, value in self.loss_function.terms.items():
             self.sums[name] = self.sums.get(name, 0) + value
 
-    def write(self, engine: Engine) -> None:
+    def write(self, engine: Workflow) -> None:
         epoch = engine.state.epoch
         row = {f"train/{name}": float(value) / self.batches for name, value in self.sums.items()}
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
@@ -189,7 +188,7 @@ class RunLog:
         self.rows.append({"epoch": str(epoch)} | {name: repr(value) for name, value in row.items()})
         self._write_csv()
 
-    def close(self, engine: Engine) -> None:
+    def close(self, engine: Workflow) -> None:
         if self.writer is not None:  # none was opened when a finished run is resumed
             self.writer.close()
 
