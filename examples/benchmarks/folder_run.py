@@ -90,7 +90,7 @@ def main() -> None:
             middle = time.process_time()
             for index, path in zip(indices, paths, strict=True):
                 read_header(str(path))
-                (row,) = chain.same_film([str(path)])
+                row = chain(path)
                 assert row["status"] == "done", row
                 job.record({"index": index, **row})
             end = time.process_time()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from monai_cxr_vae.data.writers import file_sha256
 from monai_cxr_vae.errors import FilmError, OutputError
-from monai_cxr_vae.radiograph import read_radiograph
 
 Row = dict[str, Any]
 _COPIED_META = ("format", "bits_stored", "photometric", "transfer_syntax", "decoder", "voi", "view")
@@ -74,37 +72,6 @@ class FilmChain:
             return failed(row, error)
         row.update(status="done", reason=None, outputs=data.get("outputs", []), **data.get("scores", {}))
         return row
-
-    def same_film(self, paths: Sequence[str]) -> list[Row]:
-        """Run files that claim to be one film (equal SOP instance UID or equal bytes); one row per file.
-
-        Those that cannot be read fail on their own account. If the others show the same picture, the first of them
-        that runs is done and the rest are its duplicates; if not, nobody can tell which is right, and all fail as a
-        conflict.
-        """
-        if len(paths) == 1:
-            return [self(paths[0])]
-        rows = [new_row() for _ in paths]
-        pictures: dict[int, bytes] = {}
-        for i, path in enumerate(paths):
-            try:
-                rows[i]["input_sha256"] = file_sha256(path)
-                pixels = read_radiograph(path).pixels
-                pictures[i] = repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
-            except Exception as error:
-                failed(rows[i], error)
-        if len(set(pictures.values())) > 1:
-            for i in pictures:
-                rows[i].update(status="failed", reason="conflict")
-            return rows
-        original = None
-        for i in pictures:
-            if original is None:
-                rows[i] = self(paths[i])
-                original = i if rows[i]["status"] == "done" else None
-            else:
-                rows[i].update(status="skipped", reason="duplicate", duplicate_of=original)
-        return rows
 
     def _predict(self, image: MetaTensor) -> MetaTensor:
         if not self._ready:  # once per process: walking a network's parameters costs as much as a small film

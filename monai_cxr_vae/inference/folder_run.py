@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from monai_cxr_vae.data.writers import PRIVATE_FOLDER, file_sha256, write_atomic
 from monai_cxr_vae.dicom.derive import Provenance
 from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.inference.film_chain import FilmChain
-from monai_cxr_vae.inference.folder import Entry, FilmFolder, read_header
+from monai_cxr_vae.inference.folder import Entry, FilmFolder, read_header, read_picture
 from monai_cxr_vae.inference.manifest import COLUMNS, OPTIONAL, Journal, Row, write_csv
 from monai_cxr_vae.inference.pool import Fault, IsolatedPool
 
@@ -65,8 +65,13 @@ class _HeaderTask:
 
 
 @dataclass(frozen=True)
+class _PictureTask:
+    path: str
+
+
+@dataclass(frozen=True)
 class _FilmTask:
-    paths: tuple[str, ...]
+    path: str
 
 
 class _Work:
@@ -75,13 +80,15 @@ class _Work:
     def __init__(self, chain: FilmChain | None) -> None:
         self._chain = chain
 
-    def __call__(self, task: _HeaderTask | _FilmTask) -> Any:
+    def __call__(self, task: _HeaderTask | _PictureTask | _FilmTask) -> Any:
         if isinstance(task, _HeaderTask):
             options = {"strict_view": task.strict_view, "digest": task.digest, "thorough": task.thorough}
             return read_header(task.path, **options)
+        if isinstance(task, _PictureTask):
+            return read_picture(task.path)
         if self._chain is None:
             raise TypeError("no chain to run films through")
-        return self._chain.same_film(task.paths)
+        return self._chain(task.path)
 
 
 def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Iterator[Row]:
@@ -150,6 +157,7 @@ class FolderRun:
         self._index: dict[str, int] = {}
         self._aliases: dict[int, list[int]] = defaultdict(list)
         self._groups: list[list[int]] = []
+        self._digests: dict[int, str] = {}
 
     def __enter__(self) -> FolderRun:
         with contextlib.ExitStack() as stack:
@@ -176,15 +184,47 @@ class FolderRun:
         return sum(map(len, self._groups))
 
     def __iter__(self) -> Iterator[Row]:
-        tasks = {_FilmTask(tuple(self._path(i) for i in group)): group for group in self._groups}
+        queues = [group for group in self._groups if len(group) == 1]
+        queues += yield from self._compare([group for group in self._groups if len(group) > 1])
+        while queues:
+            others = {first: rest for first, *rest in queues}
+            queues = []
+            for row in self._run(_FilmTask, others):
+                yield row
+                rest = others[row["index"]]
+                if row["status"] == "done":
+                    yield from (_duplicate(index, row["index"], self._digests[index]) for index in rest)
+                elif rest:
+                    queues.append(rest)
+
+    def _compare(self, groups: list[list[int]]) -> Generator[Row, None, list[list[int]]]:
+        """Settle files that claim to be one film (equal SOP instance UID or equal bytes).
+
+        Those that cannot be read fail on their own account. If the others do not show the same picture, nobody can tell
+        which is right, and they fail as a conflict; else they are returned, and one that runs will stand for all.
+        """
+        pictures: dict[int, Row] = {}
+        for row in self._run(_PictureTask, [index for group in groups for index in group]):
+            if row["status"]:
+                yield row
+            else:
+                pictures[row["index"]] = row
+        queues = []
+        for group in groups:
+            readable = [pictures[index] for index in group if index in pictures]
+            if len({row.pop("picture") for row in readable}) > 1:
+                yield from ({**row, "status": "failed", "reason": "conflict"} for row in readable)
+            elif readable:
+                queues.append([row["index"] for row in readable])
+        self._digests = {row["index"]: row["input_sha256"] for row in pictures.values()}
+        return queues
+
+    def _run(self, kind: type[_PictureTask | _FilmTask], indices: Iterable[int]) -> Iterator[Row]:
+        """Rows of a task per input, as they come."""
+        tasks = {kind(self._path(index)): index for index in indices}
         for task, result in self._pool.map(tasks):
-            group = tasks[task]
-            if isinstance(result, Fault):
-                result = [_fault(result, path) for path in task.paths]
-            for index, row in zip(group, result, strict=True):
-                if row.get("duplicate_of") is not None:
-                    row = {**row, "duplicate_of": group[row["duplicate_of"]]}
-                yield {"index": index, **row}
+            row = _fault(result, task.path) if isinstance(result, Fault) else result
+            yield {"index": tasks[task], **row}
 
     @property
     def rows(self) -> list[Row]:
@@ -276,7 +316,8 @@ class FolderRun:
         tasks = {}
         for index, entry in present.items():
             known = self._inputs.current[index].get("header")
-            if index in aliases or (known and index not in changed and not self.options.force):
+            again = self.options.force or (known and self.options.retry_failed and known["status"] == "failed")
+            if index in aliases or (known and not again and index not in changed):
                 continue
             if entry.size < 0:
                 self._store_header(index, entry, _no_file())
@@ -290,7 +331,8 @@ class FolderRun:
         self._inputs.add(_input_row(index, entry, header))
         if header["status"]:
             row = self._manifest.current.get(index)
-            if self.options.force or not row or row["input_sha256"] != header["input_sha256"]:
+            told = row and (row["status"], row["reason"], row["input_sha256"])
+            if self.options.force or told != (header["status"], header["reason"], header["input_sha256"]):
                 self.record({"index": index, "outputs": [], **header})
 
     def _mark_gone(self, present: dict[int, Entry]) -> None:
@@ -329,11 +371,9 @@ class FolderRun:
         if row is None:
             return
         for index in self._aliases.get(leader, ()):
-            alias = {"status": "skipped", "reason": "duplicate", "duplicate_of": leader}
-            alias["input_sha256"] = row["input_sha256"]
             current = self._manifest.current.get(index, {})
-            if any(current.get(key) != value for key, value in alias.items()):
-                self.record({"index": index, "outputs": [], "warnings": [], **alias})
+            if (current.get("duplicate_of"), current.get("input_sha256")) != (leader, row["input_sha256"]):
+                self.record(_duplicate(index, leader, row["input_sha256"]))
 
     def _replaced(self, index: int, row: Row) -> list[str]:
         """Paths of earlier results that stay on disk but no longer stand for this input."""
@@ -363,6 +403,11 @@ def _same_file(known: Row, entry: Entry) -> bool:
 
 def _no_file() -> Row:
     return {"status": "skipped", "reason": "not_a_file", "warnings": [], "input_sha256": None}
+
+
+def _duplicate(index: int, original: int, digest: str | None) -> Row:
+    row = {"index": index, "status": "skipped", "reason": "duplicate", "duplicate_of": original}
+    return {**row, "input_sha256": digest, "warnings": [], "outputs": []}
 
 
 def _read_error() -> Row:

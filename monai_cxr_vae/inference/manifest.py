@@ -83,8 +83,13 @@ class Journal:
         self.current[row["index"]] = row
 
     def close(self) -> None:
-        os.fsync(self._file)
-        os.close(self._file)
+        """Make sure that the rows are on the disk."""
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise _output_error(error) from error
+        finally:
+            os.close(self._file)
 
     def _load(self) -> int:
         """Take over the whole lines and return where they end."""

@@ -192,6 +192,7 @@ def test_files_that_claim_to_be_one_film(tmp_path):
     write_film(folder / "same" / "a", 1)
     write_film(folder / "same" / "b", 1, variant="dx_mono2_12", InstitutionName="elsewhere")
     (folder / "same" / "c").write_bytes((folder / "same" / "a").read_bytes()[:-1000])
+    write_film(folder / "same" / "0", 1, tail=CRASH)
     write_film(folder / "clash" / "a", 2)
     write_film(folder / "clash" / "b", 3, StudyInstanceUID="1.2.3.5.3", SOPInstanceUID="1.2.3.3.3")
     write_film(folder / "other" / "a", 4)
@@ -206,6 +207,7 @@ def test_files_that_claim_to_be_one_film(tmp_path):
         "same/a": ("done", None),
         "same/b": ("skipped", "duplicate"),
         "same/c": ("failed", "truncated"),
+        "same/0": ("failed", "crashed"),
         "clash/a": ("failed", "conflict"),
         "clash/b": ("failed", "conflict"),
         "link/a": ("done", None),
