@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,8 +55,30 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
-    settings = _given(dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights)
+    settings = _given(
+        dataset_dir=arguments.folder,
+        output_dir=arguments.output,
+        weights=arguments.weights,
+        objects=arguments.objects,
+        bits_stored=arguments.bits_stored,
+        num_workers=arguments.workers,
+        timeout=arguments.timeout,
+    )
+    for switch in ("force", "retry_failed", "strict_view", "manifest_paths"):
+        if getattr(arguments, switch):
+            settings[switch] = True
     _run_config(["inference.json"], "infer", settings)
+
+
+def _scan(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .inference import FolderOptions, scan
+
+    counts: Counter[str] = Counter()
+    for row in scan(arguments.folder, FolderOptions(strict_view=arguments.strict_view, progress=sys.stderr.isatty())):
+        what = f"{row['status']} {row['reason'] or ''}".strip()
+        counts[what] += 1
+        print(what, row["view"] or "-", row["path"], sep="\t")
+    print(", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no files", file=sys.stderr)
 
 
 def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -83,6 +106,14 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
     print(f"{len(films)} films in {arguments.output}")
 
 
+def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from .inference.embed import embed
+    from .model import load_model
+
+    count = embed(load_model(arguments.weights), arguments.folder, arguments.output, arguments.paths)
+    print(f"latents of {count} films in {arguments.output}")
+
+
 def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .data.phantom import write_phantoms
 
@@ -108,8 +139,8 @@ def _run_config(names: list[str], workflow_type: str, settings: dict[str, Any]) 
         workflow.finalize()
 
 
-def _given(**settings: Path | str | None) -> dict[str, Any]:
-    return {name: str(value) for name, value in settings.items() if value is not None}
+def _given(**settings: Any) -> dict[str, Any]:
+    return {n: str(v) if isinstance(v, Path) else v for n, v in settings.items() if v is not None}
 
 
 def _parser() -> Parser:
@@ -132,12 +163,36 @@ def _parser() -> Parser:
     reconstruct = command(_reconstruct, "reconstruct every film of a folder; DICOM in, derived DICOM out")
     reconstruct.add_argument("folder", type=Path, metavar="IN")
     reconstruct.add_argument("--output", type=Path, metavar="OUT", required=True)
+    reconstruct.add_argument(
+        "--objects",
+        nargs="+",
+        choices=("sc", "overlay"),
+        help="what to write: the reconstruction (sc, the default), a coloured picture of what differs (overlay)",
+    )
+    reconstruct.add_argument("--bits-stored", type=int, choices=(12, 16))
+    reconstruct.add_argument("--workers", type=_count, help="processes (default: one per core, at most 4)")
+    reconstruct.add_argument("--timeout", type=_count, help="seconds per film (default: 120)")
+    reconstruct.add_argument("--force", action="store_true", help="do everything again")
+    reconstruct.add_argument("--retry-failed", action="store_true", help="try failed films again")
+    reconstruct.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")
+    reconstruct.add_argument(
+        "--manifest-paths", action="store_true", help="put input paths, which may name patients, into the manifest"
+    )
+
+    scan = command(_scan, "tell what a run over a folder would do with each file, and why", weights=False)
+    scan.add_argument("folder", type=Path, metavar="IN")
+    scan.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")
 
     evaluate = command(_evaluate, "measure reconstruction on a folder of films, beside simple baselines")
     evaluate.add_argument("folder", type=Path, metavar="DIR")
     evaluate.add_argument("--output", type=Path, metavar="OUT", required=True)
     evaluate.add_argument("--train-dir", type=Path, metavar="DIR", help="training films, to fit the baselines on")
     evaluate.add_argument("--metrics-csv", type=Path, metavar="FILE", help="log of the training, for curves.png")
+
+    embed = command(_embed, "write the latents of a folder of films (npz and csv)")
+    embed.add_argument("folder", type=Path, metavar="IN")
+    embed.add_argument("--output", type=Path, metavar="OUT", required=True)
+    embed.add_argument("--paths", action="store_true", help="add the films' paths, which may tell who the patient is")
 
     sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
     sample.add_argument("--output", type=Path, metavar="OUT", required=True)

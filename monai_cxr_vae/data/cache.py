@@ -35,6 +35,8 @@ class FilmDataset(Dataset):
     method exists) give plain tensors: ``image`` float32 ``(1, S, S)`` in [0, 1], and ``mask`` bool, same shape, true
     where the film is and false on padding.
 
+    ``digests`` holds the SHA-256 of each file.
+
     Args:
         data: ``[{"image": path}, ...]``.
         transform: from such a dictionary to an ``image`` of ``(1, S, S)`` whose meta has ``geometry``.
@@ -53,7 +55,8 @@ class FilmDataset(Dataset):
         self.data = list(data)
         self.transform = transform
         store = FilmStore(cache_dir or cache_folder() / "films", transform)
-        self.records = store.records([item["image"] for item in self.data])
+        self.digests = [_digest(item["image"]) for item in self.data]
+        self.records = store.records([item["image"] for item in self.data], self.digests)
         self.films = store.open()
 
     def __len__(self) -> int:
@@ -69,6 +72,11 @@ class FilmDataset(Dataset):
         for mask, (top, left, height, width) in zip(masks, rows["box"].tolist(), strict=True):
             mask[:, top : top + height, left : left + width] = True
         return {"image": images, "mask": masks}
+
+    def batches(self, size: int = 64) -> Iterator[Tensor]:
+        """All films in order, ``(size, 1, S, S)`` at a time, the last one perhaps shorter."""
+        for start in range(0, len(self), size):
+            yield self.__getitems__(range(start, min(start + size, len(self))))["image"]
 
     def images(self, maximum: int | None = None) -> Tensor:
         """All films, or ``maximum`` of them spread evenly, ``(n, 1, S, S)`` float32 in [0, 1]."""
@@ -99,9 +107,13 @@ class FilmStore:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.transform = transform
 
-    def records(self, paths: Sequence[str]) -> np.ndarray:
-        """Record number and content box of each film; films that are not in the store yet are decoded into it."""
-        digests = [_digest(path) for path in paths]
+    def records(self, paths: Sequence[str], digests: Sequence[str]) -> np.ndarray:
+        """Record number and content box of each film; films that are not in the store yet are decoded into it.
+
+        Args:
+            paths: the films.
+            digests: their SHA-256.
+        """
         with self._locked():
             index = self._read_index()
             missing = {digest: path for digest, path in zip(digests, paths, strict=True) if digest not in index}

@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.cache import FilmDataset
@@ -161,18 +161,14 @@ class FitStatistics:
 
 
 @torch.no_grad()
-def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset, batch_size: int = 64) -> None:
+def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
     """Set a model's ``sigma``, ``latent_mean`` and ``latent_covariance`` from films (see :class:`FitStatistics`)."""
-    mu = torch.cat([model.encode(images)[0] for images in _batches(dataset, batch_size)]).double()
+    mu = torch.cat([model.encode(images)[0] for images in dataset.batches()]).double()
     model.latent_mean.copy_(mu.mean(0))
     model.latent_covariance.copy_(torch.cov(mu.T).reshape(model.latent_covariance.shape))
     noise, squares = torch.Generator().manual_seed(0), []
-    for images in _batches(val_dataset, batch_size):
+    for images in val_dataset.batches():
         mean, logvar = model.encode(images)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=noise)
         squares.append((model.decode(z) - images).square().flatten(1).mean(1))
     model.sigma.copy_(torch.cat(squares).double().mean().sqrt())
-
-
-def _batches(dataset: FilmDataset, size: int) -> list[Tensor]:
-    return [dataset.__getitems__(range(i, min(i + size, len(dataset))))["image"] for i in range(0, len(dataset), size)]

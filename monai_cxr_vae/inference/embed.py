@@ -1,0 +1,49 @@
+"""Latents of a folder of films, as numbers for other programs."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.transforms import Compose, LoadImaged
+
+from ..data import FilmDataset, datalist
+from ..model import RadiographVAE
+from ..transforms import FitToSquared
+
+
+@torch.no_grad()
+def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.PathLike, paths: bool = False) -> int:
+    """Write ``latents.npz`` and ``latents.csv`` of all films of a folder.
+
+    Both have one row per film in the folder's order, named by the SHA-256 of the file: ``input_sha256``, ``mu`` and
+    ``logvar`` ``(N, latents)`` float32 in the npz; ``input_sha256, mu_0, mu_1, ...`` in the csv.
+
+    Args:
+        model: in evaluation mode.
+        folder: the films.
+        output: folder of the two files, made when missing.
+        paths: add each film's path, which may tell who the patient is.
+
+    Returns:
+        Number of films.
+
+    Raises:
+        InputError: no film in the folder, or films that cannot be read.
+    """
+    load = LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader", image_only=True, ensure_channel_first=True)
+    films = FilmDataset(datalist(folder), Compose([load, FitToSquared("image", model.image_size, model.fit)]))
+    parts = [model.encode(batch) for batch in films.batches()]
+    mu, logvar = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    names = {"input_sha256": films.digests} | ({"path": [item["image"] for item in films.data]} if paths else {})
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    np.savez(output / "latents.npz", mu=mu, logvar=logvar, **{name: np.array(values) for name, values in names.items()})
+    with (output / "latents.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow([*names, *(f"mu_{i}" for i in range(mu.shape[1]))])
+        table.writerows([*row, *map(str, latents)] for *row, latents in zip(*names.values(), mu, strict=True))
+    return len(films)

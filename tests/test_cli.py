@@ -1,0 +1,111 @@
+"""The command line as its user meets it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monai_cxr_vae import load_model, read_radiograph
+from monai_cxr_vae.cli import main
+from monai_cxr_vae.data.phantom import write_phantoms
+from monai_cxr_vae.model import RadiographVAE, save_model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = RadiographVAE(image_size=16, latent_size=4, channels=(8,))
+    model.latent_mean.zero_()
+    model.latent_covariance.copy_(torch.eye(4))
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_model(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "error: the following arguments are required: COMMAND"),
+        (["reconstruct"], "error: the following arguments are required: IN, --output"),
+        (["scan", "here", "--fast"], "error: unknown argument --fast"),
+        (["phantom", "out", "--count", "0"], "error: argument --count: invalid"),
+        (["train", "--max_epoch", "3"], "error: unknown setting --max_epoch; nearest is --max_epochs"),
+        (["train", "--batch_size", "0"], "error: --batch_size must be a whole number above 0, not 0"),
+        (["sample", "--output", "out", "--weights", "absent.pt"], "error: no weights file absent.pt"),
+        (["scan", "nowhere"], "error: no such folder"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line_and_exit_code_1(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as error:
+        code = error.code
+    assert code == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(line)
+    assert not list(tmp_path.iterdir())
+
+
+def test_phantoms_of_a_seed_are_the_same_films(tmp_path: Path):
+    for name in ("a", "b"):
+        assert main(["phantom", str(tmp_path / name), "--count", "2", "--seed", "7", "--format", "both"]) == 0
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == 4
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+
+
+def test_sample_writes_sixteen_bit_films(tmp_path: Path, weights: Path):
+    for folder, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        words = [
+            "sample",
+            "--output",
+            str(tmp_path / folder),
+            "--count",
+            "3",
+            "--seed",
+            seed,
+            "--weights",
+            str(weights),
+        ]
+        assert main(words) == 0
+    films = {name: [np.asarray(Image.open(f)) for f in sorted((tmp_path / name).iterdir())] for name in "abc"}
+    assert [film.shape for film in films["a"]] == [(16, 16)] * 3
+    assert all(film.max() > 255 for film in films["a"])
+    assert np.array_equal(films["a"], films["b"])
+    assert not np.array_equal(films["a"], films["c"])
+
+
+def test_embed_gives_each_films_own_latents(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    films = write_phantoms(tmp_path / "films", 3, format="dicom", size=48)
+    words = ["embed", str(tmp_path / "films"), "--output", str(tmp_path / "out"), "--weights", str(weights)]
+    assert main(words) == 0
+    arrays = np.load(tmp_path / "out" / "latents.npz")
+    assert "path" not in arrays
+    model = load_model(weights)
+    for film, digest, mu in zip(sorted(films), arrays["input_sha256"], arrays["mu"], strict=True):
+        assert digest == hashlib.sha256(film.read_bytes()).hexdigest()
+        with torch.no_grad():
+            expected = model.encode(model.preprocess(read_radiograph(film)))[0][0]
+        np.testing.assert_allclose(mu, expected.numpy(), atol=1e-4)
+    with (tmp_path / "out" / "latents.csv").open() as lines:
+        table = list(csv.DictReader(lines))
+    np.testing.assert_allclose([float(row["mu_3"]) for row in table], arrays["mu"][:, 3])
+    assert main([*words, "--paths"]) == 0
+    assert [str(f) for f in sorted(films)] == np.load(tmp_path / "out" / "latents.npz")["path"].tolist()
+
+
+def test_scan_tells_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_phantoms(tmp_path, 2, format="dicom", size=48)
+    (tmp_path / "notes.txt").write_text("no film")
+    assert main(["scan", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert sorted(line.split("\t")[0] for line in out.splitlines()) == ["eligible", "eligible", "skipped not_dicom"]
+    assert "2 eligible, 1 skipped not_dicom" in err

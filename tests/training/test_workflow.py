@@ -1,0 +1,142 @@
+"""What a training does besides lowering the loss."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import create_workflow
+from PIL import Image
+
+from monai_cxr_vae import load_model, read_radiograph
+from monai_cxr_vae.data.phantom import write_phantoms
+from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.training import Augmentation
+
+pytestmark = pytest.mark.training
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def images(folder: Path, size: int = 16) -> torch.Tensor:
+    files = sorted(folder.glob("*.png"), key=lambda file: os.fsencode(file))
+    return torch.stack([torch.from_numpy(np.asarray(read_radiograph(file)))[None] for file in files])
+
+
+def test_statistics_are_those_of_the_films(tiny):
+    tiny.workflow().run()
+    model = load_model(tiny.folder / "run" / "model.pt")
+    with torch.no_grad():
+        mu = model.encode(images(tiny.folder / "train"))[0].double().numpy()
+        mu_val, logvar = model.encode(images(tiny.folder / "val"))
+        films = images(tiny.folder / "val")
+        draws = [model.decode(mu_val + (0.5 * logvar).exp() * torch.randn_like(mu_val)) - films for _ in range(200)]
+    np.testing.assert_allclose(model.latent_mean.numpy(), mu.mean(0), atol=1e-4)
+    np.testing.assert_allclose(model.latent_covariance.numpy(), np.cov(mu.T), atol=1e-4)
+    assert float(model.sigma) == pytest.approx(torch.stack(draws).square().mean().sqrt().item(), rel=0.1)
+    assert model.settings["training"]["batch_size"] == 8
+
+
+def test_the_best_validation_is_kept(tiny):
+    tiny.workflow(max_epochs=6, val_interval=2).run()
+    best = max(float(row["val/psnr"]) for row in rows(tiny.folder / "run") if row["val/psnr"])
+    model = load_model(tiny.folder / "run" / "model.pt")
+    films = images(tiny.folder / "val")
+    with torch.no_grad():
+        error = (model.reconstruct(films).clamp(0, 1) - films).square().flatten(1).mean(1)
+    assert float((-10 * error.log10()).mean()) == pytest.approx(best, abs=0.01)
+
+
+def test_a_weight_that_must_collapse_is_announced_and_collapses(tiny, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, "monai_cxr_vae"):
+        tiny.workflow("auto", max_epochs=1).run()
+        assert "must collapse" not in caplog.text
+        tiny.workflow("plain", kl_weight=1.0, max_epochs=120, learning_rate=0.02).run()
+    assert "kl_weight 1 must collapse: on these films the latents are used only below" in caplog.text
+    assert float(rows(tiny.folder / "plain")[-1]["val/kl"]) < 0.05
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tiny, monkeypatch: pytest.MonkeyPatch):
+    tiny.workflow(max_epochs=4, patience=1, learning_rate=1e-12).run()
+    last = tiny.folder / "run" / "checkpoints" / "last.pt"
+    before, weights = last.read_bytes(), (tiny.folder / "run" / "model.pt").read_bytes()
+    monkeypatch.setattr(Augmentation, "__call__", lambda self, batch: batch * float("nan"))
+    with pytest.raises(Exception, match=r".") as error:
+        tiny.workflow(max_epochs=4, patience=None, learning_rate=1e-12, resume=True).run()
+    assert "the gradient is not finite in epoch" in str(input_error(error.value))
+    assert last.read_bytes() == before
+    assert (tiny.folder / "run" / "model.pt").read_bytes() == weights
+
+
+def test_fine_tuning_starts_from_the_weights(tiny):
+    tiny.workflow("first").run()
+    settings = {"weights": str(tiny.folder / "first" / "model.pt"), "learning_rate": 1e-12, "max_epochs": 1}
+    network = {"image_size": None, "latent_size": None, "channels": None}
+    tiny.workflow("second", **settings, **network).run()
+    first, second = (load_model(tiny.folder / name / "model.pt") for name in ("first", "second"))
+    films = images(tiny.folder / "val")
+    torch.testing.assert_close(first(films), second(films), atol=1e-4, rtol=0)
+
+
+def test_a_folder_may_mix_png_dicom_and_nifti(tiny):
+    folder = tiny.folder / "mixed"
+    write_phantoms(folder, 6, format="dicom", size=64)
+    write_phantoms(folder / "png", 6, seed=1, format="png", size=64)
+    film = np.asarray(Image.open(next((folder / "png").glob("*.png")))).T
+    nibabel.save(nibabel.Nifti1Image(film.astype(np.float32), np.diag([-1, -1, 1, 1])), folder / "film.nii.gz")
+    tiny.workflow(dataset_dir=str(folder), max_epochs=1, fit="letterbox").run()
+    assert len(rows(tiny.folder / "run")) == 1
+
+
+def test_two_processes_train_as_one(tiny):
+    """torchrun with two gloo ranks: one run folder, and the metrics that one process finds on the same weights."""
+    config = Path(tiny.config)
+    files = f"['{config}','{config.with_name('multi_gpu_train.json')}']"
+    words = [f"--{name}={value}" for name, value in tiny.settings("two", max_epochs=2).items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command += ["-m", "monai.bundle", "run", "training", "--config_file", files, *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = rows(tiny.folder / "two")
+    assert [row["epoch"] for row in log] == ["1", "2"]
+    best = max(float(row["val/psnr"]) for row in log)
+    model = load_model(tiny.folder / "two" / "model.pt")
+    films = images(tiny.folder / "val")
+    with torch.no_grad():
+        error = (model.reconstruct(films).clamp(0, 1) - films).square().flatten(1).mean(1)
+    assert float((-10 * error.log10()).mean()) == pytest.approx(best, abs=0.01)
+
+
+def test_evaluation_overlay_measures_and_draws(tiny):
+    tiny.workflow(max_epochs=1).run()
+    overlay = Path(tiny.config).with_name("evaluate.json")
+    create_workflow(
+        config_file=[tiny.config, str(overlay)],
+        workflow_type="train",
+        logging_file=False,
+        dataset_dir=str(tiny.folder / "val"),
+        train_dataset_dir=str(tiny.folder / "train"),
+        weights=str(tiny.folder / "run" / "model.pt"),
+        metrics_csv=str(tiny.folder / "run" / "metrics.csv"),
+        output_dir=str(tiny.folder / "evaluation"),
+        cache_dir=str(tiny.folder / "cache"),
+    ).run()
+    report = json.loads((tiny.folder / "evaluation" / "evaluation.json").read_text())
+    assert report["n"] == 10
+    assert report["psnr"]["mean"] == pytest.approx(float(rows(tiny.folder / "run")[0]["val/psnr"]), abs=0.01)
+    assert report["baselines_fitted_on"] == "training films"
+    for name in ("reconstructions.png", "curves.png"):
+        assert np.asarray(Image.open(tiny.folder / "evaluation" / name)).std() > 10
