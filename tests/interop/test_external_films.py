@@ -1,0 +1,48 @@
+"""A run over real and broken files: every file accounted for, every object as valid as its source."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import re
+import subprocess
+
+import pydicom
+import pytest
+
+from tests.inference.standins import run
+
+pytestmark = pytest.mark.interop
+
+
+def errors(tool, path):
+    """What dciodvfy holds against an object; its exit code says nothing."""
+    done = subprocess.run(
+        [tool("dciodvfy"), "-new", path], capture_output=True, text=True, errors="replace", check=False
+    )
+    return set(re.findall(r"^Error.*", done.stdout + done.stderr, re.M))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_real_folder(external_films, tool, tmp_path):
+    folder = external_films / "dicom"
+    result = run(folder, tmp_path / "out", objects=["sc", "overlay"], num_workers=2)
+    assert result.pop("exit code") == 8
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert set(result) == {str(path.relative_to(folder)) for path in files}
+    digests = collections.Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    assert collections.Counter(row["input_sha256"] for row in result.values()) == digests
+    reasons = collections.Counter(row["reason"] for row in result.values())
+    assert not set(reasons) & {"internal", "crashed", "timeout", "out_of_memory"}
+    assert reasons[None] >= 20
+    for name, row in result.items():
+        inherited = errors(tool, folder / name) if row["outputs"] else set()
+        for output in row["outputs"]:
+            path = tmp_path / "out" / output["path"]
+            assert errors(tool, path) <= inherited, name
+            ds, source = pydicom.dcmread(path), pydicom.dcmread(folder / name, force=True, stop_before_pixels=True)
+            assert (ds.get("PatientID") or "", ds.StudyInstanceUID) == (
+                source.get("PatientID") or "",
+                source.StudyInstanceUID,
+            )
+            assert ds.SOPInstanceUID != source.SOPInstanceUID
