@@ -103,7 +103,7 @@ def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Ite
     """
     options = options or FolderOptions()
     entries = FilmFolder(folder).entries()
-    headers: dict[str, Row] = {entry.path: _no_file() for entry in entries if entry.size < 0}
+    headers: dict[str, Row] = {entry.path: _no_file(entry.path) for entry in entries if entry.size < 0}
     tasks = [_HeaderTask(entry.path, options.strict_view, True, thorough=True) for entry in entries if entry.size >= 0]
     with options.pool(_Work(None)) as pool:
         for task, result in tqdm(pool.map(tasks), "headers", len(tasks), disable=not options.progress):
@@ -320,7 +320,7 @@ class FolderRun:
             if index in aliases or (known and not again and index not in changed):
                 continue
             if entry.size < 0:
-                self._store_header(index, entry, _no_file())
+                self._store_header(index, entry, _no_file(entry.path))
             else:
                 tasks[_HeaderTask(entry.path, self.options.strict_view, index in changed)] = index
         for task, result in tqdm(self._pool.map(tasks), "headers", len(tasks), disable=not self.options.progress):
@@ -401,7 +401,10 @@ def _same_file(known: Row, entry: Entry) -> bool:
     return (known["size"], known["mtime_ns"]) == (entry.size, entry.mtime_ns)
 
 
-def _no_file() -> Row:
+def _no_file(path: str) -> Row:
+    """The row of a pipe, a device, a link to no file; or of a folder, which is an entry only if it cannot be listed."""
+    if Path(path).is_dir() and not Path(path).is_symlink():
+        return _read_error()
     return {"status": "skipped", "reason": "not_a_file", "warnings": [], "input_sha256": None}
 
 

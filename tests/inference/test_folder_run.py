@@ -242,6 +242,25 @@ def test_links_and_odd_files(tmp_path):
     }
 
 
+def test_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    folder, listed = tmp_path / "in", os.scandir
+    write_film(folder / "open" / "film", 1)
+    write_film(folder / "locked" / "film", 2)
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = run(folder, tmp_path / "out")
+    assert result.pop("exit code") == 8
+    assert {name: status(row) for name, row in result.items()} == {
+        "locked": ("failed", "read_error"),
+        "open/film": ("done", None),
+    }
+
+
 @pytest.mark.parametrize(("content", "code"), [("nothing", 2), ("text", 2), ("broken", 4)])
 def test_exit_code_describes_the_folder(tmp_path, content, code):
     folder = tmp_path / "in"
