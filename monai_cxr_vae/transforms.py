@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -202,15 +201,17 @@ def _mean_rows(image: np.ndarray, height: int) -> np.ndarray:
 
     Each element is summed in row order, so the result does not depend on the number of threads.
     """
-    step = image.shape[0] / height
-    means = np.empty((height, image.shape[1]), np.float32)
+    rows, columns = image.shape
+    borders = np.arange(height + 1) * (rows / height)
+    first = borders[:-1].astype(int)
+    last = np.minimum(np.ceil(borders[1:]).astype(int), rows)
+    means = np.empty((height, columns), np.float32)
     for index in range(height):
-        start, end = index * step, (index + 1) * step
-        first, last = int(start), min(image.shape[0], math.ceil(end))
-        row = cv2.reduce(image[first:last], 0, cv2.REDUCE_SUM)[0]
-        row -= np.float32(start - first) * image[first]
-        row -= np.float32(last - end) * image[last - 1]
-        np.multiply(row, np.float32(1 / step), out=means[index])
+        means[index] = cv2.reduce(image[first[index] : last[index]], 0, cv2.REDUCE_SUM)[0]
+    # of the first and the last row only a part lies inside
+    means -= (borders[:-1] - first).astype(np.float32)[:, None] * image[first]
+    means -= (last - borders[1:]).astype(np.float32)[:, None] * image[last - 1]
+    means *= np.float32(height / rows)
     return means
 
 
