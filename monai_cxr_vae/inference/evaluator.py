@@ -62,9 +62,9 @@ class FilmEvaluator(Evaluator):
         self.output_dir = output_dir
         self.provenance = provenance
         self.options = FolderOptions(**options)
-        self.exit_code = 1
         self._folder_run: FolderRun | None = None
         self._output_error: OutputError | None = None
+        self.exit_code = 1
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Run the films that are still to be done.
@@ -75,6 +75,7 @@ class FilmEvaluator(Evaluator):
         Raises:
             InputError: the input or output folder cannot be used.
         """
+        self.exit_code, self._output_error = 1, None
         before = _on_termination(_raise_terminated)
         try:
             with FolderRun(self.dataset, self.output_dir, self.chain, self.provenance, self.options) as job:
@@ -86,7 +87,7 @@ class FilmEvaluator(Evaluator):
                     if self._output_error:
                         raise self._output_error
                 else:
-                    print("nothing to do: every film has its result", file=sys.stderr)
+                    print("nothing to do: no film is without its result", file=sys.stderr)
             self.exit_code = job.exit_code()
             print(f"{summary(job.rows)}; see {Path(self.output_dir) / 'manifest.csv'}", file=sys.stderr)
         except OutputError as error:
