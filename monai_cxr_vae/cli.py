@@ -48,9 +48,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
     from .startup import flags
 
-    settings = flags(rest) | _given(
-        dataset_dir=arguments.folder, output_dir=arguments.output, weights=arguments.weights
-    )
+    folder = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    settings = flags(rest) | _given(dataset_dir=folder, output_dir=arguments.output, weights=arguments.weights)
     _run_config(["train.json"], "train", settings)
 
 
@@ -148,14 +147,15 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function: Any, text: str, *, weights: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__[1:], help=text, description=text)
+        sub = commands.add_parser(function.__name__[1:], help=text, description=text, allow_abbrev=False)
         sub.set_defaults(command=function)
         if weights:
             sub.add_argument("--weights", metavar="FILE", help="weights file or preset (default: the shipped weights)")
         return sub
 
-    train = command(_train, "train on a folder of films; every setting of train.json is an option, --max_epochs 50")
-    train.add_argument("folder", nargs="?", type=Path, help="films (default: built-in phantom films)")
+    train = command(_train, "train on a folder of films (default: built-in phantom films)")
+    train.usage = "cxr-vae train [FILMS] [--output OUT] [--weights FILE] [--SETTING VALUE ...]"
+    train.epilog = "Every setting of train.json is an option: --max_epochs 50. FILMS comes first."
     train.add_argument(
         "--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)"
     )
