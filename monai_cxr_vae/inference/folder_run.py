@@ -227,9 +227,9 @@ class FolderRun:
             yield {"index": tasks[task], **row}
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Iterable[Row]:
         """The current rows."""
-        return list(self._manifest.current.values())
+        return self._manifest.current.values()
 
     def record(self, row: Row) -> None:
         """Store a row, and those of other names of the same file."""
