@@ -42,6 +42,7 @@ FIT = _is(lambda v: v in ("stretch", "letterbox"), "stretch or letterbox")
 KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "image_size": COUNT,
     "latent_size": COUNT,
+    "width": COUNT,
     "batch_size": COUNT,
     "max_epochs": COUNT,
     "val_interval": COUNT,

@@ -19,7 +19,7 @@ from monai_cxr_vae.model import RadiographVAE, save_model
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = RadiographVAE(image_size=16, latent_size=4, channels=(8,))
+    model = RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16)
     model.latent_mean.zero_()
     model.latent_covariance.copy_(torch.eye(4))
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"

@@ -16,7 +16,7 @@ from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model
 
-TINY = {"image_size": 16, "latent_size": 4, "channels": (8,)}
+TINY = {"image_size": 16, "latent_size": 4, "channels": (8,), "width": 16}
 
 
 @pytest.fixture

@@ -80,7 +80,10 @@ class CollapseNotice:
 
 
 class GradientGuard:
-    """Clips the gradient's norm and ends the run before a step that is not finite can touch the weights.
+    """Clips the gradient's norm and ends the run before anything that is not finite can touch the weights.
+
+    The loss is looked at before its gradient is asked for: PyTorch's ``grid_sample`` reads outside of its input when it
+    is differentiated at a coordinate that is not a number.
 
     Args:
         network: whose parameters are trained.
@@ -91,14 +94,22 @@ class GradientGuard:
         self.network, self.max_norm = network, max_norm
 
     def attach(self, engine: Workflow) -> None:
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check_loss)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.clip)
 
-    def __call__(self, engine: Workflow) -> None:
+    def check_loss(self, engine: Workflow) -> None:
+        self._check("loss", engine.state.output["loss"], engine)
+
+    def clip(self, engine: Workflow) -> None:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        if not torch.isfinite(norm):
+        self._check("gradient", norm, engine)
+
+    @staticmethod
+    def _check(what: str, value: torch.Tensor, engine: Workflow) -> None:
+        if not torch.isfinite(value):
             raise TrainingDiverged(
-                f"the gradient is not finite in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
-                "the last checkpoint is intact: resume it with a smaller learning_rate"
+                f"the {what} is not finite in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
+                "the last checkpoint is intact"
             )
 
 

@@ -30,6 +30,7 @@ class TinyRun:
             "image_size": 16,
             "latent_size": 4,
             "channels": [8],
+            "width": 16,
             "batch_size": 8,
             "max_epochs": 4,
             "device": "cpu",

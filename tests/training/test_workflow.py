@@ -61,11 +61,13 @@ def test_the_best_validation_is_kept(tiny):
 
 def test_a_weight_that_must_collapse_is_announced_and_collapses(tiny, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, "monai_cxr_vae"):
-        tiny.workflow("auto", max_epochs=1).run()
+        tiny.workflow("auto").run()
         assert "must collapse" not in caplog.text
-        tiny.workflow("plain", kl_weight=1.0, max_epochs=120, learning_rate=0.02).run()
+        tiny.workflow("plain", kl_weight=1.0, max_epochs=40, learning_rate=0.03).run()
     assert "kl_weight 1 must collapse: on these films the latents are used only below" in caplog.text
-    assert float(rows(tiny.folder / "plain")[-1]["val/kl"]) < 0.05
+    # No pixel of [0, 1] varies by more than 0.25, so at weight 1 no film is worth 0.25 nats.
+    assert float(rows(tiny.folder / "plain")[-1]["val/kl"]) < 0.25
+    assert float(rows(tiny.folder / "auto")[-1]["val/kl"]) > 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tiny, monkeypatch: pytest.MonkeyPatch):
@@ -75,7 +77,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tiny, 
     monkeypatch.setattr(Augmentation, "__call__", lambda self, batch: batch * float("nan"))
     with pytest.raises(Exception, match=r".") as error:
         tiny.workflow(max_epochs=4, patience=None, learning_rate=1e-12, resume=True).run()
-    assert "the gradient is not finite in epoch" in str(input_error(error.value))
+    assert "the loss is not finite in epoch" in str(input_error(error.value))
     assert last.read_bytes() == before
     assert (tiny.folder / "run" / "model.pt").read_bytes() == weights
 
@@ -83,7 +85,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tiny, 
 def test_fine_tuning_starts_from_the_weights(tiny):
     tiny.workflow("first").run()
     settings = {"weights": str(tiny.folder / "first" / "model.pt"), "learning_rate": 1e-12, "max_epochs": 1}
-    network = {"image_size": None, "latent_size": None, "channels": None}
+    network = {"image_size": None, "latent_size": None, "channels": None, "width": None}
     tiny.workflow("second", **settings, **network).run()
     first, second = (load_model(tiny.folder / name / "model.pt") for name in ("first", "second"))
     films = images(tiny.folder / "val")
