@@ -13,27 +13,18 @@ import statistics
 from pathlib import Path
 
 import torch
+from films import films
 from monai.networks.nets import VarAutoEncoder
-from monai.transforms import Compose, LoadImaged
 from torch import Tensor, nn
 
-from monai_cxr_vae.data import FilmDataset, datalist
 from monai_cxr_vae.evaluation.metrics import bits_per_dimension
 from monai_cxr_vae.losses import VAELoss, kl_divergence
 from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
 from monai_cxr_vae.networks import VAE
 from monai_cxr_vae.training import parameter_groups
-from monai_cxr_vae.transforms import FitToSquared
 
 WEIGHTS = ("auto", 1e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 1e-4)
 LATENTS = 128
-
-
-def films(folder: str, size: int) -> Tensor:
-    """All films of a folder, (N, 1, size, size)."""
-    reader = "monai_cxr_vae.data.RadiographReader"
-    load = LoadImaged("image", reader=reader, image_only=True, ensure_channel_first=True)
-    return FilmDataset(datalist(folder), Compose([load, FitToSquared("image", size)])).images()
 
 
 def train(

@@ -1,14 +1,14 @@
 """Memory and time per film over a big folder, and the second start of a finished run.
 
-Usage: folder_scale.py SCRATCH [WEIGHTS] [FILMS] [WORKERS]. The films are small, so that the run's own share shows. Each
-has UIDs and pixels of its own. Printed for every tenth of the folder: wall and CPU time per film of this process and
-its workers, and the memory of all of them together (PSS).
+The films are small, so that the run's own share shows. Each has UIDs and pixels of its own. The second tenth of the
+folder is set beside the last: CPU time per film of this process and its workers, and the memory of all of them together
+(PSS). The first tenth holds the start of the processes.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pydicom
 from ignite.engine import Engine, Events
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImaged
+from side_by_side import Row, row
 
 from monai_cxr_vae import load_model
 from monai_cxr_vae.data.phantom import write_phantoms
@@ -78,53 +79,57 @@ def usage() -> tuple[float, float]:
     return seconds, memory
 
 
-class Deciles:
-    """Print what a tenth of the films cost."""
+class Tenths:
+    """CPU milliseconds per film in each tenth of the films, and MiB at its end."""
 
     def __init__(self, count: int) -> None:
         self.every = max(1, count // 10)
+        self.cpu: list[float] = []
+        self.memory: list[float] = []
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
         engine.add_event_handler(Events.STARTED, self.mark)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.tell)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.tenth)
 
     def mark(self, _: Engine) -> None:
         """Remember where the tenth began."""
-        self.wall, (self.cpu, _memory) = time.perf_counter(), usage()
+        self.before = usage()[0]
 
-    def tell(self, engine: Engine) -> None:
-        """Print the tenth that ends here."""
-        cpu, memory = usage()
-        wall = time.perf_counter()
-        per_film = [f"{(now - then) / self.every * 1e3:6.2f} ms" for now, then in ((wall, self.wall), (cpu, self.cpu))]
-        print(
-            f"{engine.state.iteration:6d} films:{per_film[0]}, CPU{per_film[1]} per film, {memory:5.0f} MiB", flush=True
-        )
+    def tenth(self, engine: Engine) -> None:
+        """Note the tenth that ends here."""
+        seconds, memory = usage()
+        self.cpu.append(1000 * (seconds - self.before) / self.every)
+        self.memory.append(memory)
         self.mark(engine)
 
 
-def main() -> None:
-    """See the module."""
-    scratch, arguments = Path(sys.argv[1]), sys.argv[2:]
-    weights = weights_file(arguments[0] if arguments else None)
-    count, workers = (int(arguments[i]) if len(arguments) > i else default for i, default in ((1, 10000), (2, 2)))
-    make_films(scratch, count)
+def measure(count: int = 10000, workers: int = 2) -> list[Row]:
+    """Time and memory of the second tenth over the last one's; the first run's time over that of the second start."""
+    weights = weights_file()
     network = load_model(weights)
     provenance = provenance_of(weights, {})
     reader = LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader", ensure_channel_first=True)
     preprocessing = Compose([reader, FitToSquared("image", network.image_size, network.fit)])
-    saver = Compose([SaveRadiographd("pred", scratch / "out", provenance)])
-    for attempt in ("first", "second"):
-        folder = FilmFolder(scratch / "in", preprocessing)
-        handlers = [Deciles(count)]
-        engine = FilmEvaluator(
-            "cpu", folder, network, SimpleInferer(), saver, scratch / "out", provenance, handlers, num_workers=workers
-        )
-        start = time.perf_counter()
-        engine.run()
-        print(f"{attempt} run: {time.perf_counter() - start:.1f} s, exit code {engine.exit_code}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        make_films(scratch, count)
+        saver = Compose([SaveRadiographd("pred", scratch / "out", provenance)])
+        tenths, seconds = Tenths(count), []
+        for handlers in ([tenths], []):
+            folder = FilmFolder(scratch / "in", preprocessing)
+            out, inferer = scratch / "out", SimpleInferer()
+            engine = FilmEvaluator(
+                "cpu", folder, network, inferer, saver, out, provenance, handlers, num_workers=workers
+            )
+            start = time.perf_counter()
+            engine.run()
+            seconds.append(time.perf_counter() - start)
+    cpu, memory = tenths.cpu, tenths.memory
+    return [
+        row("last tenth's time, beside the second's", cpu[1] / cpu[-1], 0.9, count, cpu[-1], cpu[1], "CPU ms per film"),
+        row(
+            "last tenth's memory, beside the second's", memory[1] / memory[-1], 0.9, count, memory[-1], memory[1], "MiB"
+        ),
+        row("second start, beside the run", seconds[0] / seconds[1], None, count, seconds[1], seconds[0], "s"),
+    ]
