@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .paths import bundle_root
+from monai_cxr_vae.paths import bundle_root
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        from .startup import input_error
+        from monai_cxr_vae.startup import input_error
 
         cause = input_error(error)
         if cause is None:
@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from .startup import flags
+    from monai_cxr_vae.startup import flags
 
     folder = rest.pop(0) if rest and not rest[0].startswith("-") else None
     settings = flags(rest) | _given(dataset_dir=folder, output_dir=arguments.output, weights=arguments.weights)
@@ -70,7 +70,7 @@ def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _scan(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from .inference import FolderOptions, scan
+    from monai_cxr_vae.inference import FolderOptions, scan
 
     counts: Counter[str] = Counter()
     for row in scan(arguments.folder, FolderOptions(strict_view=arguments.strict_view, progress=sys.stderr.isatty())):
@@ -96,7 +96,7 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
     import cv2
     import numpy as np
 
-    from .model import load_model
+    from monai_cxr_vae.model import load_model
 
     films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -106,15 +106,15 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from .inference.embed import embed
-    from .model import load_model
+    from monai_cxr_vae.inference.embed import embed
+    from monai_cxr_vae.model import load_model
 
     count = embed(load_model(arguments.weights), arguments.folder, arguments.output, arguments.paths)
     print(f"latents of {count} films in {arguments.output}")
 
 
 def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from .data.phantom import write_phantoms
+    from monai_cxr_vae.data.phantom import write_phantoms
 
     files = write_phantoms(arguments.output, arguments.count, seed=arguments.seed, format=arguments.format)
     print(f"{len(files)} files in {arguments.output}")
@@ -125,14 +125,16 @@ def _run_config(names: list[str], workflow_type: str, settings: dict[str, Any]) 
         warnings.simplefilter("ignore")  # MONAI warns of decoders that are not used and of configs not one's own
         from monai.bundle import ConfigParser, ConfigWorkflow
 
-        from .startup import check_settings
+        from monai_cxr_vae.startup import check_settings
 
         configs = Path(bundle_root()) / "configs"
         files = [str(configs / name) for name in names]
         check_settings(settings, ConfigParser.load_config_files(files))
+        logging.disable(logging.INFO)  # MONAI tells which logging configuration it reads
         workflow = ConfigWorkflow(
             files, workflow_type=workflow_type, logging_file=str(configs / "logging.conf"), **settings
         )
+        logging.disable(logging.NOTSET)
         workflow.initialize()
         workflow.run()
         workflow.finalize()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .networks import PRESETS, VAE
-from .paths import bundle_root
-from .radiograph import Radiograph
-from .transforms import FITS, fit_to_square
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.networks import PRESETS, VAE
+from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.radiograph import Radiograph
+from monai_cxr_vae.transforms import FITS, fit_to_square
 
 FORMAT_VERSION = 1
 

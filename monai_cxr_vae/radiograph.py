@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from .dicom.decode import MAX_PIXELS, check_pixels, decode, pixel_format
-from .dicom.display import display_table
-from .dicom.files import check_file, inflate, open_dataset, quiet
-from .dicom.view import patient_orientation, radiograph_view
-from .errors import (
+from monai_cxr_vae.dicom.decode import MAX_PIXELS, check_pixels, decode, pixel_format
+from monai_cxr_vae.dicom.display import display_table
+from monai_cxr_vae.dicom.files import check_file, inflate, open_dataset, quiet
+from monai_cxr_vae.dicom.view import patient_orientation, radiograph_view
+from monai_cxr_vae.errors import (
     BadGeometry,
     ColourImage,
     CorruptFile,

@@ -13,8 +13,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle import run as bundle_run
 
-from .errors import InputError
-from .paths import option, runs_as_bundle
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.paths import option, runs_as_bundle
 
 # Taken by monai.bundle's experiment tracking besides the arguments of `run`.
 TRACKING = ("tracking_uri", "experiment_name", "run_name", "is_not_rank0", "save_execute_config")

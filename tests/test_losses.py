@@ -41,9 +41,10 @@ def test_auto_gradient_is_parallel_to_the_optimal_sigma_bound():
     image, reconstruction, mu, logvar = (t.requires_grad_() for t in random_batch())
     ours = gradients(VAELoss("auto")((reconstruction, mu, logvar), image.detach()), reconstruction, mu, logvar)
     n = image[0].numel()
-    bound = 0.5 * n * (reconstruction - image.detach()).square().mean().log() + independent_kl(
-        Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)
-    ).sum(1).mean()
+    bound = (
+        0.5 * n * (reconstruction - image.detach()).square().mean().log()
+        + independent_kl(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).sum(1).mean()
+    )
     theirs = gradients(bound, reconstruction, mu, logvar)
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9999
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .cache import FilmDataset, whole_batch
-from .datalist import datalist, films_digest, find_films
-from .phantom import phantom_folder
-from .readers import RadiographReader
+from monai_cxr_vae.data.cache import FilmDataset, whole_batch
+from monai_cxr_vae.data.datalist import datalist, films_digest, find_films
+from monai_cxr_vae.data.phantom import phantom_folder
+from monai_cxr_vae.data.readers import RadiographReader
 
 __all__ = [
     "FilmDataset",

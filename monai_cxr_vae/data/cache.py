@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..errors import InputError
-from ..paths import cache_folder
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.paths import cache_folder
 
 # Below this many films, starting processes costs more than it saves.
 POOL_FROM = 400

@@ -10,9 +10,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ..dicom.files import open_dataset
-from ..dicom.select import check_film
-from ..errors import FilmError, InputError, Skipped
+from monai_cxr_vae.dicom.files import open_dataset
+from monai_cxr_vae.dicom.select import check_film
+from monai_cxr_vae.errors import FilmError, InputError, Skipped
 
 logger = logging.getLogger(__name__)
 

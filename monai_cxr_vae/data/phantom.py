@@ -16,8 +16,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from ..paths import cache_folder
-from .thorax import SIDE_MM, Canvas, Thorax
+from monai_cxr_vae.data.thorax import SIDE_MM, Canvas, Thorax
+from monai_cxr_vae.paths import cache_folder
 
 FINDINGS = ("nodule", "opacity", "effusion")
 FORMATS = ("dicom", "png", "both")

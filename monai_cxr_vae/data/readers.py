@@ -10,7 +10,7 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
-from ..radiograph import Radiograph, read_radiograph
+from monai_cxr_vae.radiograph import Radiograph, read_radiograph
 
 
 class RadiographReader(ImageReader):

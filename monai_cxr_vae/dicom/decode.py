@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from ..errors import (
+from monai_cxr_vae.dicom.files import DEFLATED, encoding
+from monai_cxr_vae.errors import (
     ColourImage,
     CorruptFile,
     DicomDirectory,
@@ -21,7 +22,6 @@ from ..errors import (
     TruncatedFile,
     UnsupportedSyntax,
 )
-from .files import DEFLATED, encoding
 
 MAX_PIXELS = 64 * 10**6
 

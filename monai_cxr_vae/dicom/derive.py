@@ -18,7 +18,7 @@ from pydicom.multival import MultiValue
 
 from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, encode_file
 from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
-from monai_cxr_vae.errors import BadUID
+from monai_cxr_vae.errors import BadUID, CorruptFile
 
 MANUFACTURER = "monai_cxr_vae"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -102,9 +102,11 @@ _OPTIONAL = (
     "ContentDate",
     "ContentTime",
 )
-# The form of a value (PS3.5 section 6.2). An optional element of another form is left out; what tells who the patient
-# is and which study this is stays as the source has it, since only that lets an archive match the two.
+# The form of a value (PS3.5 section 6.2). An optional element of another form is left out. What tells who the patient
+# is and which study this is must stay as the source has it, since only that lets an archive match the two: malformed,
+# it could neither be kept in a valid object nor be changed, and the film is refused.
 _FORM = {
+    "SH": re.compile(rb"[ -\[\]-~]{1,16}|.*[^ -~].*", re.DOTALL),  # 16 characters; how many bytes is open beyond ASCII
     "AS": re.compile(rb"\d{3}[DWMY]"),
     "DA": re.compile(rb"\d{8}"),
     "TM": re.compile(rb"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
@@ -158,6 +160,8 @@ def secondary_capture(
 
     Raises:
         BadUID: the source's study, series or SOP instance UID is missing or unfit.
+        CorruptFile: what tells the patient or the study is malformed in the source.
+        CorruptFile: what tells the patient or the study is malformed in the source.
         ValueError: ``image`` is not a finite matrix.
     """
     image = np.asarray(image, dtype=np.float32)
@@ -217,9 +221,9 @@ def _derive(
     purpose = _code("121322", "Source image for image processing operation")
     elements = dict(_constant_elements(kind, provenance))
     for keyword in _TYPE_2:
-        elements.update(_copied(source, keyword))
+        elements.update(_copied(source, keyword, required=True))
     for keyword in _OPTIONAL:
-        elements.update(_copied(source, keyword, well_formed=True))
+        elements.update(_copied(source, keyword))
     elements.update(
         encode_elements(
             {
@@ -283,8 +287,12 @@ def _constant_elements(kind: ObjectKind, provenance: Provenance) -> dict[int, by
     )
 
 
-def _copied(source: Dataset, keyword: str, *, well_formed: bool = False) -> dict[int, bytes]:
-    """An element of the source, if present; text keeps its very bytes, which no decoding can then damage."""
+def _copied(source: Dataset, keyword: str, *, required: bool = False) -> dict[int, bytes]:
+    """An element of the source, if present; text keeps its very bytes, which no decoding can then damage.
+
+    Raises:
+        CorruptFile: the element is required and malformed.
+    """
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in source:
         return {}
@@ -293,7 +301,10 @@ def _copied(source: Dataset, keyword: str, *, well_formed: bool = False) -> dict
     if vr == "SQ":
         return {tag: _written(source, tag)}
     value = (element.value or b"") if isinstance(element, RawDataElement) else _written(source, tag)[8:]
-    if well_formed and vr in _FORM and not _FORM[vr].fullmatch(value.strip(b" \0")):
+    text = value.strip(b" \0")
+    if text and vr in _FORM and not _FORM[vr].fullmatch(text):
+        if required:
+            raise CorruptFile(f"{keyword} is malformed, so no valid object of the same patient and study can be made")
         return {}
     return {tag: encode_element(tag, vr, value)}
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
-from .decode import PixelFormat, stored_values
-from .files import encoding
+from monai_cxr_vae.dicom.decode import PixelFormat, stored_values
+from monai_cxr_vae.dicom.files import encoding
 
 
 class UnusableError(ValueError):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from ..errors import (
+from monai_cxr_vae.errors import (
     CorruptFile,
     EmptyFile,
     FilmError,

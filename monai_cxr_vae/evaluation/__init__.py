@@ -1,6 +1,6 @@
 """Evaluation: metrics, baselines, sample quality, figures."""
 
-from .evaluate import evaluate as evaluate
-from .samples import sample_quality as sample_quality
+from monai_cxr_vae.evaluation.evaluate import evaluate as evaluate
+from monai_cxr_vae.evaluation.samples import sample_quality as sample_quality
 
 __all__ = ["evaluate", "sample_quality"]

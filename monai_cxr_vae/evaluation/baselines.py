@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from ..metrics import peak_signal_to_noise_ratio
+from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
 
 BLOCK_SIDES = (4, 8, 16, 32)
 _MOST_BLOCKS = 200_000  # a block has at most 1024 pixels, so more of them change nothing

@@ -13,17 +13,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..metrics import active_units, peak_signal_to_noise_ratio
-from . import baselines
-from .figures import draw_curves, draw_reconstructions
-from .metrics import (
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.evaluation import baselines
+from monai_cxr_vae.evaluation.figures import draw_curves, draw_reconstructions
+from monai_cxr_vae.evaluation.metrics import (
     Bootstrap,
     bits_per_dimension,
     kl_per_unit,
     multiscale_structural_similarity,
     structural_similarity,
 )
+from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
 
 _logger = logging.getLogger(__name__)
 

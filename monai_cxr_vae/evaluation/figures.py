@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .metrics import cut
+from monai_cxr_vae.evaluation.metrics import cut
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared
 _NAMES = {"mean_image": "mean image", "pca": "PCA", "block_pca": "block PCA", "bicubic": "bicubic"}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Compose, LoadImaged
 
-from ..data import FilmDataset, datalist
-from ..model import RadiographVAE
-from ..transforms import FitToSquared
+from monai_cxr_vae.data import FilmDataset, datalist
+from monai_cxr_vae.model import RadiographVAE
+from monai_cxr_vae.transforms import FitToSquared
 
 
 @torch.no_grad()
@@ -41,7 +42,8 @@ def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.Path
     names = {"input_sha256": films.digests} | ({"path": [item["image"] for item in films.data]} if paths else {})
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    np.savez(output / "latents.npz", mu=mu, logvar=logvar, **{name: np.array(values) for name, values in names.items()})
+    arrays: dict[str, Any] = {"mu": mu, "logvar": logvar} | {name: np.array(values) for name, values in names.items()}
+    np.savez(output / "latents.npz", **arrays)
     with (output / "latents.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow([*names, *(f"mu_{i}" for i in range(mu.shape[1]))])

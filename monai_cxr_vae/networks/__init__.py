@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .presets import PRESETS
-from .vae import VAE
+from monai_cxr_vae.networks.presets import PRESETS
+from monai_cxr_vae.networks.vae import VAE
 
 __all__ = ["PRESETS", "VAE"]

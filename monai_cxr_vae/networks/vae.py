@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import (
+from monai_cxr_vae.networks.blocks import (
     ResidualBlock,
     ResidualMLP,
     Warp,

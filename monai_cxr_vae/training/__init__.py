@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from . import validation
-from .batches import Augmentation, PrepareBatch
-from .handlers import CollapseNotice, EpochSeed, FitStatistics, GradientGuard, LinearStart, Posterior, UpdateAverage
-from .parameters import parameter_groups
-from .run_folder import Checkpoints, RunLog
+from monai_cxr_vae.training import validation
+from monai_cxr_vae.training.batches import Augmentation, PrepareBatch
+from monai_cxr_vae.training.handlers import (
+    CollapseNotice,
+    EpochSeed,
+    FitStatistics,
+    GradientGuard,
+    LinearStart,
+    Posterior,
+    UpdateAverage,
+)
+from monai_cxr_vae.training.parameters import parameter_groups
+from monai_cxr_vae.training.run_folder import Checkpoints, RunLog
 
 __all__ = [
     "Augmentation",

@@ -13,10 +13,10 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..data.cache import FilmDataset
-from ..errors import InputError
-from ..losses import VAELoss, collapse_limit
-from ..model import RadiographVAE, load_model, save_model
+from monai_cxr_vae.data.cache import FilmDataset
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.losses import VAELoss, collapse_limit
+from monai_cxr_vae.model import RadiographVAE, load_model, save_model
 
 logger = logging.getLogger(__name__)
 

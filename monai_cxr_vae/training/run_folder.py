@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
-from ..data.cache import FilmDataset
-from ..errors import InputError
-from ..losses import VAELoss
-from ..model import RadiographVAE, save_model, save_state
+from monai_cxr_vae.data.cache import FilmDataset
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.losses import VAELoss
+from monai_cxr_vae.model import RadiographVAE, save_model, save_state
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from monai.metrics import CumulativeIterationMetric
 from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
-from ..losses import kl_divergence
-from ..metrics import active_units, peak_signal_to_noise_ratio
+from monai_cxr_vae.losses import kl_divergence
+from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
 
 Output = dict[str, Tensor]
 

@@ -130,7 +130,9 @@ def test_unreadable_films_are_counted_and_the_first_named(films: list[dict[str, 
 def tiny_weights(tmp_path: Path) -> Path:
     from monai_cxr_vae.model import RadiographVAE, save_model
 
-    save_model(RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16, fit="letterbox"), tmp_path / "tiny.pt")
+    save_model(
+        RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16, fit="letterbox"), tmp_path / "tiny.pt"
+    )
     return tmp_path / "tiny.pt"
 
 

@@ -8,10 +8,12 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from pydicom import DataElement, config
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
 from monai_cxr_vae.dicom.derive import Provenance, is_own_output, residual_overlay, secondary_capture
-from monai_cxr_vae.errors import BadUID
+from monai_cxr_vae.errors import BadUID, CorruptFile
 from tests.dicom.sources import VARIANTS, film, header
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
@@ -160,3 +162,15 @@ def test_film_without_a_sound_uid_is_refused(keyword, value):
 def test_what_is_no_finite_image_is_refused(image):
     with pytest.raises(ValueError, match="image"):
         secondary_capture(header("dx_mono2_12"), image, PROVENANCE)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("PatientBirthDate", "d" * 56), ("StudyTime", "half past ten"), ("AccessionNumber", "7" * 17)],
+)
+def test_a_film_whose_identity_is_malformed_is_refused_without_quoting_it(keyword: str, value: str):
+    source = header("dx_mono2_12")
+    source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
+    with pytest.raises(CorruptFile, match=keyword) as error:
+        secondary_capture(source, IMAGE, PROVENANCE)
+    assert value not in str(error.value)

@@ -107,7 +107,7 @@ def test_two_processes_train_as_one(tiny):
     config = Path(tiny.config)
     files = f"['{config}','{config.with_name('multi_gpu_train.json')}']"
     words = [f"--{name}={value}" for name, value in tiny.settings("two", max_epochs=2).items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command += ["-m", "monai.bundle", "run", "training", "--config_file", files, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
