@@ -1,0 +1,63 @@
+"""The wheel carries the bundle, and the installed package finds it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.training
+def test_a_wheel_is_complete_without_the_checkout(tmp_path: Path):
+    source = tmp_path / "source"
+    names = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "monai_cxr_vae", "bundle")
+    source.mkdir()
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    shutil.rmtree(source)
+
+    shipped = {path.relative_to(ROOT / "bundle") for path in (ROOT / "bundle").rglob("*") if path.is_file()}
+    installed = site / "monai_cxr_vae" / "bundle"
+    assert shipped <= {path.relative_to(installed) for path in installed.rglob("*")}
+    assert (site / "monai_cxr_vae" / "py.typed").exists()
+    code = "import monai_cxr_vae as p; print(p.paths.bundle_root()); p.load_model()"
+    # -P and an own path: the checkout that the tests run in must not answer
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(site)}
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == str(installed)
+
+
+def test_no_copy_of_the_bundle_lies_in_the_package():
+    """A leftover of a build would be taken for the installed bundle."""
+    assert not (ROOT / "monai_cxr_vae" / "bundle").exists()
+
+
+def test_one_licence_text():
+    assert (ROOT / "LICENSE").read_bytes() == (ROOT / "bundle" / "LICENSE").read_bytes()
