@@ -127,6 +127,6 @@ def measure(rounds: int = 7, syntaxes: tuple[str, ...] = tuple(ENCODERS)) -> lis
             # Elsewhere both sides spend their time in the codec.
             over_monai = 4.0 if name in ("native", "JPEG Lossless") else None
             for rival, limit, figure in (("bare calls", 0.9, least[1]), ("MONAI", over_monai, min(least[2:]))):
-                title = f"decode {name}, beside {rival}"
+                title = f"{name}, beside {rival}"
                 rows.append(row(title, figure / least[0], limit, rounds, least[0], figure, "CPU ms per film"))
     return rows

@@ -44,7 +44,7 @@ def main() -> None:
         found = module.measure(*options)
         print(f"\n{name}: {module.__doc__.splitlines()[0]}")
         print(getattr(module, "table", table)(found), flush=True)
-        rows += found
+        rows += [row | {"name": f"{name}: {row['name']}"} for row in found]
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=1))
 
