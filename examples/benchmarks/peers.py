@@ -1,13 +1,14 @@
 """Our network and its peers, trained from scratch on the same films for the same time.
 
-The time is that of the process's threads: on an idle machine the clock's, and the same share for all on a busy one.
-All train at 64 px with the same threads and one-cycle learning rate, which follows the time instead of a count of
-steps; all have 128 latents but ResNetAE, which has 4,608. Batches are of 64, and smaller for the networks that see few films
-in the time: 16 for AutoencoderKL, 8 for ResNetAE (a second and more per film on a CPU core). Ours and "VarAutoEncoder, our recipe" differ in the
-network alone: loss, augmentation, clipping and weight averaging are those of the bundle's train.json, the start from
-principal components is our network's own and counts. The other peers train with Adam as their tutorials do.
-Reconstructions are those of the posterior mean; VarAutoEncoder adds the standard deviation unless told not to, which is
-measured too. ResNetAE takes 224 px in [-1024, 1024] only: films are enlarged for it and its output is shrunk again.
+The time is that of the process's threads: on an idle machine the clock's, and the same share for all on a busy one. All
+train at 64 px with the same threads and one-cycle learning rate, which follows the time instead of a count of steps;
+all have 128 latents but ResNetAE, which has 4,608. Batches are of 64, and smaller for the networks that see few films
+in the time: 16 for AutoencoderKL, 8 for ResNetAE (a second and more per film on a CPU core). Ours and "VarAutoEncoder,
+our recipe" differ in the network alone: loss, augmentation, clipping and weight averaging are those of the bundle's
+train.json, the start from principal components is our network's own and counts. The other peers train with Adam as
+their tutorials do. Reconstructions are those of the posterior mean; VarAutoEncoder adds the standard deviation unless
+told not to, which is measured too. ResNetAE takes 224 px in [-1024, 1024] only: films are enlarged for it and its
+output is shrunk again.
 """
 
 from __future__ import annotations
