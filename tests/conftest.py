@@ -34,7 +34,7 @@ def external_films() -> Path:
     folder = os.environ.get("CXR_VAE_TEST_DATA")
     if not folder:
         pytest.skip("CXR_VAE_TEST_DATA is not set: no external films to test on")
-    return Path(folder)
+    return Path(folder).resolve()
 
 
 @pytest.fixture(scope="session")
