@@ -53,6 +53,11 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "resume": SWITCH,
     "seed": NATURAL,
     "num_workers": NATURAL,
+    "timeout": POSITIVE,
+    "force": SWITCH,
+    "retry_failed": SWITCH,
+    "strict_view": SWITCH,
+    "manifest_paths": SWITCH,
 }
 
 
