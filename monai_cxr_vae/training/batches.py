@@ -44,9 +44,13 @@ class Augmentation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """``(N, 1, S, S)`` in [0, 1] to the same."""
-        n, device = len(images), images.device
-        u = torch.rand(n, device=device)
+        device = images.device
+        u = torch.rand(len(images), device=device)
         strength = torch.where(u < self.keep, 0.0, torch.where(u < (1 + self.keep) / 2, 0.4, 1.0))
+        chosen = strength.nonzero()[:, 0]
+        if not len(chosen):
+            return images
+        strength, films, n = strength[chosen], images[chosen], len(chosen)
 
         def draw(limit: float) -> Tensor:
             return (torch.rand(n, device=device) * 2 - 1) * limit * strength
@@ -55,14 +59,14 @@ class Augmentation:
         x, y = torch.exp(-size - aspect), torch.exp(-size + aspect)
         row = torch.stack([angle.cos() * x, -angle.sin() * x, 2 * draw(self.shift)], 1)
         column = torch.stack([angle.sin() * y, angle.cos() * y, 2 * draw(self.shift)], 1)
-        grid = F.affine_grid(torch.stack([row, column], 1), list(images.shape), align_corners=False)
+        grid = F.affine_grid(torch.stack([row, column], 1), list(films.shape), align_corners=False)
         bend = torch.randn(n, 2, 5, 5, device=device) * (self.elastic * strength).view(n, 1, 1, 1)
-        bend = F.interpolate(bend, size=images.shape[2:], mode="bicubic", align_corners=True)
+        bend = F.interpolate(bend, size=films.shape[2:], mode="bicubic", align_corners=True)
         grid = grid + bend.permute(0, 2, 3, 1)
-        changed = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
-        changed = changed.clamp(1e-4, 1).pow(draw(self.gamma).exp().view(n, 1, 1, 1))
-        changed = changed * (1 + draw(self.gain).view(n, 1, 1, 1)) + draw(self.gain / 2).view(n, 1, 1, 1)
-        return torch.where((strength > 0).view(n, 1, 1, 1), changed.clamp(0, 1), images)
+        films = F.grid_sample(films, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        films = films.clamp(1e-4, 1).pow(draw(self.gamma).exp().view(n, 1, 1, 1))
+        films = films * (1 + draw(self.gain).view(n, 1, 1, 1)) + draw(self.gain / 2).view(n, 1, 1, 1)
+        return images.index_copy(0, chosen, films.clamp(0, 1))
 
 
 class PrepareBatch:
