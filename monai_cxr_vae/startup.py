@@ -15,13 +15,10 @@ from monai.bundle import run as bundle_run
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.paths import option, runs_as_bundle
+from monai_cxr_vae.transforms import FITS
 
 # Taken by monai.bundle's experiment tracking besides the arguments of `run`.
 TRACKING = ("tracking_uri", "experiment_name", "run_name", "is_not_rank0", "save_execute_config")
-
-
-def _is(kind: Callable[[Any], bool], what: str) -> tuple[Callable[[Any], bool], str]:
-    return kind, what
 
 
 def _integer(value: Any) -> bool:
@@ -32,11 +29,10 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-COUNT = _is(lambda v: _integer(v) and v > 0, "a whole number above 0")
-POSITIVE = _is(lambda v: _number(v) and v > 0, "a number above 0")
-NATURAL = _is(lambda v: _integer(v) and v >= 0, "a whole number from 0")
-SWITCH = _is(lambda v: isinstance(v, bool), "True or False")
-FIT = _is(lambda v: v in ("stretch", "letterbox"), "stretch or letterbox")
+COUNT = (lambda v: _integer(v) and v > 0, "a whole number above 0")
+POSITIVE = (lambda v: _number(v) and v > 0, "a number above 0")
+NATURAL = (lambda v: _integer(v) and v >= 0, "a whole number from 0")
+SWITCH = (lambda v: isinstance(v, bool), "True or False")
 
 # What a top-level setting must be. null is allowed where the config's own default is null.
 KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -48,8 +44,8 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "val_interval": COUNT,
     "patience": COUNT,
     "learning_rate": POSITIVE,
-    "kl_weight": _is(lambda v: v == "auto" or (_number(v) and v > 0), "auto or a number above 0"),
-    "fit": FIT,
+    "kl_weight": (lambda v: v == "auto" or (_number(v) and v > 0), "auto or a number above 0"),
+    "fit": (lambda v: v in FITS, " or ".join(FITS)),
     "resume": SWITCH,
     "seed": NATURAL,
     "num_workers": NATURAL,
