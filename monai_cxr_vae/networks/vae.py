@@ -74,7 +74,10 @@ class VAE(nn.Module):
         pixels = image_size**2
 
         self.linear_encoder = nn.Linear(pixels, latent_size)
-        self.linear_features = nn.Linear(pixels, width)
+        # What the perceptron and the last linear correction need to see is coarse, and large maps fill the weights file.
+        self.coarse = nn.AvgPool2d(max(1, image_size // 64))
+        coarse_pixels = (image_size // self.coarse.kernel_size) ** 2
+        self.linear_features = nn.Linear(coarse_pixels, width)
         self.guess = nn.Sequential(nn.Linear(width, width), ResidualMLP(width), nn.LayerNorm(width))
         self.guess_head = nn.Linear(width, latent_size)
         levels: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(32, channels[0], 3, padding=1)]
@@ -85,7 +88,7 @@ class VAE(nn.Module):
         cells = channels[-1] * (image_size // (4 * 2 ** (len(channels) - 1))) ** 2
         self.look = nn.Sequential(*levels, group_norm(channels[-1]), nn.SiLU(), nn.Flatten(), nn.Linear(cells, width))
         self.correct = nn.Sequential(ResidualMLP(width), nn.LayerNorm(width))
-        self.linear_correct = nn.Linear(pixels, latent_size, bias=False)
+        self.linear_correct = nn.Linear(coarse_pixels, latent_size, bias=False)
         self.mu_head = nn.Linear(width, latent_size)
         self.logvar_head = nn.Linear(width, latent_size)
         nn.init.zeros_(self.logvar_head.weight)
@@ -107,12 +110,12 @@ class VAE(nn.Module):
         if x.dim() != 4 or x.size(1) != 1 or x.size(2) != self.image_size or x.size(3) != self.image_size:
             raise ValueError(f"expected films of shape (N, 1, {self.image_size}, {self.image_size}), got {x.shape}")
         flat = x.flatten(1)
-        features = self.guess(self.linear_features(flat))
+        features = self.guess(self.linear_features(self.coarse(x).flatten(1)))
         mu = self.linear_encoder(flat) + self.guess_head(features)
         # What the guess leaves over is an observation; the gradient need not pass through it.
         left = (x - self.decode(mu.detach())).detach()
         features = self.correct(features + self.look(torch.cat([4 * x - 2, 20.0 * left], 1)))
-        mu = mu + self.linear_correct(left.flatten(1)) + self.mu_head(features)
+        mu = mu + self.linear_correct(self.coarse(left).flatten(1)) + self.mu_head(features)
         return mu, bound_logvar(self.logvar_head(features))
 
     @torch.jit.export
@@ -158,25 +161,24 @@ class VAE(nn.Module):
             raise ValueError("principal components need at least two films")
         flat = images.flatten(1).double()
         mean = flat.mean(0)
-        variance, components = _principal_components(
-            flat - mean, max(self.latent_size, self.linear_features.out_features)
-        )
+        variance, components = _principal_components(flat - mean, self.latent_size)
 
         for layer in (self.guess_head, self.linear_correct, self.mu_head, self.logvar_head):
             zero(layer)
         for layer in (self.field_head, self.gain_head, self.linear_addition, self.linear_encoder, self.linear_decoder):
             zero(layer)
-        k = min(self.latent_size, len(variance))
-        deviation, leading = variance[:k].sqrt(), components[:, :k]
-        rest = ((flat - mean).square().sum() / (len(flat) - 1) - variance[:k].sum()).clamp(min=0) / flat.shape[1]
-        _set(self.linear_encoder, leading.T / deviation[:, None], -(mean @ leading) / deviation)
-        self.linear_decoder.weight[:, :k] = (leading * deviation).to(self.linear_decoder.weight)
+        k, deviation = len(variance), variance.sqrt()
+        rest = ((flat - mean).square().sum() / (len(flat) - 1) - variance.sum()).clamp(min=0) / flat.shape[1]
+        _set(self.linear_encoder, components.T / deviation[:, None], -(mean @ components) / deviation)
+        self.linear_decoder.weight[:, :k] = (components * deviation).to(self.linear_decoder.weight)
         self.linear_decoder.bias.copy_(mean)
-        self.logvar_head.bias[:k] = unbound_logvar((rest / (variance[:k] + rest)).log()).to(self.logvar_head.bias)
+        self.logvar_head.bias[:k] = unbound_logvar((rest / (variance + rest)).log()).to(self.logvar_head.bias)
         # The perceptron sees the components nearly whitened.
-        k = min(self.linear_features.out_features, len(variance))
-        deviation, leading = (variance[:k] + variance[k - 1]).sqrt(), components[:, :k]
-        _set(self.linear_features, leading.T / deviation[:, None], -(mean @ leading) / deviation)
+        flat = self.coarse(images).flatten(1).double()
+        mean = flat.mean(0)
+        variance, components = _principal_components(flat - mean, self.linear_features.out_features)
+        deviation = (variance + variance[-1]).sqrt()
+        _set(self.linear_features, components.T / deviation[:, None], -(mean @ components) / deviation)
 
 
 def _principal_components(centred: Tensor, k: int) -> tuple[Tensor, Tensor]:
