@@ -76,8 +76,15 @@ class Warp(nn.Module):
 
 
 def spread(coarse: Tensor, size: int) -> Tensor:
-    """``(N, C, g, g)`` to ``(N, C, size, size)`` by a bicubic spline."""
-    return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
+    """``(N, C, g, g)`` to ``(N, C, size, size)`` as PyTorch's bicubic interpolation does, corners aligned.
+
+    Two products with the matrix of the interpolation along one side: the operator itself works pixel by pixel, and
+    costs seventeen times as much with its gradient.
+    """
+    g = coarse.size(2)
+    knots = torch.eye(g, dtype=coarse.dtype, device=coarse.device).view(1, g, g, 1)
+    along = F.interpolate(knots, size=(size, 1), mode="bicubic", align_corners=True).view(g, size)
+    return along.T @ (coarse @ along)
 
 
 def zero(layer: nn.Linear | nn.Conv2d) -> None:

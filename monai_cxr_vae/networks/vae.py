@@ -74,9 +74,10 @@ class VAE(nn.Module):
         pixels = image_size**2
 
         self.linear_encoder = nn.Linear(pixels, latent_size)
-        # What the perceptron and the last linear correction need to see is coarse, and large maps fill the weights file.
-        self.coarse = nn.AvgPool2d(max(1, image_size // 64))
-        coarse_pixels = (image_size // self.coarse.kernel_size) ** 2
+        # The perceptron and the last linear correction need coarse films only, and large maps fill the weights file.
+        factor = max(1, image_size // 64)
+        self.coarse = nn.AvgPool2d(factor) if factor > 1 else nn.Identity()
+        coarse_pixels = (image_size // factor) ** 2
         self.linear_features = nn.Linear(coarse_pixels, width)
         self.guess = nn.Sequential(nn.Linear(width, width), ResidualMLP(width), nn.LayerNorm(width))
         self.guess_head = nn.Linear(width, latent_size)

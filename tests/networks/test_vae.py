@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from monai_cxr_vae.networks import VAE
-from monai_cxr_vae.networks.blocks import Warp, bound_logvar, unbound_logvar
+from monai_cxr_vae.networks.blocks import Warp, bound_logvar, spread, unbound_logvar
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +93,16 @@ def test_posterior_starts_small_and_stays_bounded():
     assert extreme.max() <= 4
     values = torch.linspace(-15, 3, 7)
     assert torch.allclose(bound_logvar(unbound_logvar(values)), values, atol=1e-4)
+
+
+@pytest.mark.parametrize(("grid", "size"), [(5, 64), (8, 32), (16, 64), (8, 8)])
+def test_spread_is_bicubic_interpolation(grid, size):
+    coarse = torch.randn(3, 2, grid, grid, dtype=torch.double, requires_grad=True)
+    theirs = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
+    weights = torch.randn_like(theirs)
+    torch.testing.assert_close(spread(coarse, size), theirs)
+    gradients = [torch.autograd.grad((out * weights).sum(), coarse)[0] for out in (spread(coarse, size), theirs)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_gradient_reaches_every_parameter():

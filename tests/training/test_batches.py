@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.training import Augmentation, PrepareBatch, parameter_groups
@@ -34,6 +37,33 @@ def test_draws_repeat_with_the_seed_and_films_differ_from_each_other(films: torc
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
     assert not torch.equal(runs[0][0], runs[0][1])
+
+
+def test_the_warp_is_the_one_of_pytorchs_own_operators(films: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
+    """Rotation, size, shift and bend by affine_grid, interpolate and pow from the same draws."""
+    drawn: dict[str, list[torch.Tensor]] = {"rand": [], "randn": []}
+    for name, values in drawn.items():
+        original = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, o=original, v=values, **k: v.append(o(*a, **k)) or v[-1])
+    recipe, n = Augmentation(keep=0.0), len(films)
+    changed = recipe(films)
+    u, *uniform = drawn["rand"]
+    strength = torch.where(u < 0.5, 0.4, 1.0)
+    ranges = [math.radians(5), 0.08, 0.08, 0.04, 0.04, 0.15, 0.1, 0.05]
+    angle, size, aspect, right, down, gamma, gain, level = (
+        (2 * value - 1) * limit * strength for value, limit in zip(uniform, ranges, strict=True)
+    )
+    x, y = torch.exp(-size - aspect), torch.exp(-size + aspect)
+    rows = [angle.cos() * x, -angle.sin() * x, 2 * right, angle.sin() * y, angle.cos() * y, 2 * down]
+    grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3), list(films.shape), align_corners=False)
+    bend = drawn["randn"][0] * (0.015 * strength).view(n, 1, 1, 1)
+    bend = F.interpolate(bend, size=(64, 64), mode="bicubic", align_corners=True)
+    expected = F.grid_sample(
+        films, grid + bend.permute(0, 2, 3, 1), mode="bicubic", padding_mode="border", align_corners=False
+    )
+    gamma, gain, level = (value.view(n, 1, 1, 1) for value in (gamma, gain, level))
+    expected = (expected.clamp(1e-4, 1).pow(gamma.exp()) * (1 + gain) + level).clamp(0, 1)
+    torch.testing.assert_close(changed, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.0])
