@@ -67,11 +67,13 @@ class FilmDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         rows = self.records[np.asarray(indices)]
-        images = torch.from_numpy(self.films[rows["record"]].astype(np.float32) / FULL)[:, None]
-        masks = torch.zeros(images.shape, dtype=torch.bool)
-        for mask, (top, left, height, width) in zip(masks, rows["box"].tolist(), strict=True):
-            mask[:, top : top + height, left : left + width] = True
-        return {"image": images, "mask": masks}
+        images = self.films[rows["record"]].astype(np.float32)
+        images /= FULL  # in place: fresh memory costs ten times the division
+        side = np.arange(images.shape[-1])
+        top, left, height, width = rows["box"].T[..., None]
+        down, across = (top <= side) & (side < top + height), (left <= side) & (side < left + width)
+        masks = down[:, :, None] & across[:, None, :]
+        return {"image": torch.from_numpy(images)[:, None], "mask": torch.from_numpy(masks)[:, None]}
 
     def batches(self, size: int = 64) -> Iterator[Tensor]:
         """All films in order, ``(size, 1, S, S)`` at a time, the last one perhaps shorter."""

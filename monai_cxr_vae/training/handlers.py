@@ -101,8 +101,12 @@ class GradientGuard:
         self._check("loss", engine.state.output["loss"], engine)
 
     def clip(self, engine: Workflow) -> None:
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         self._check("gradient", norm, engine)
+        if norm > self.max_norm:  # PyTorch's own clipping also writes the gradients that it leaves as they are
+            for gradient in gradients:
+                gradient.mul_(self.max_norm / norm)
 
     @staticmethod
     def _check(what: str, value: torch.Tensor, engine: Workflow) -> None:
