@@ -55,7 +55,7 @@ def fit_to_square(
     top, left = (image_size - height) // 2, (image_size - width) // 2
     geometry["box"] = (top, left, height, width)
     # Turned when it is small: the means over areas are the same either way.
-    content = _resize(pixels, width, height).T if turned["transpose"] else _resize(pixels, height, width)
+    content = resize(pixels, width, height).T if turned["transpose"] else resize(pixels, height, width)
     if turned["flip_rows"]:
         content = content[::-1]
     if turned["flip_columns"]:
@@ -66,30 +66,30 @@ def fit_to_square(
     return square, geometry
 
 
-def restore(array: Any, geometry: Mapping[str, Any], size: str = "network") -> Any:
+def restore(array: Any, geometry: Mapping[str, Any], size: str | int = "network") -> Any:
     """Bring something of the network's shape back to the film's: padding cut off, orientation as in the source.
 
     Args:
         array: (..., S, S) numpy array or tensor.
         geometry: from :func:`fit_to_square`, or ``meta["geometry"]`` of :class:`FitToSquare`.
         size: ``'source'`` for the rows and columns of the source; ``'network'`` for square pixels with the film's
-            proportions and a longest side of S.
+            proportions and a longest side of S; a number for the same with that longest side.
 
     Returns:
         (..., height, width) float32, a numpy array or a tensor as given.
     """
-    if size not in ("network", "source"):
-        raise ValueError(f"size must be 'network' or 'source', got {size!r}")
+    if size not in ("network", "source") and not isinstance(size, int):
+        raise ValueError(f"size must be 'network', 'source' or a number, got {size!r}")
     planes = np.asarray(convert_to_numpy(array), dtype=np.float32)
     top, left, height, width = (int(value) for value in geometry["box"])
     turned = geometry["orientation"]
-    if size == "network":
-        target = _content_size(geometry)
+    if size != "source":
+        target = _content_size(geometry if size == "network" else {**geometry, "image_size": size})
     else:
         rows, columns = int(geometry["rows"]), int(geometry["columns"])
         target = (columns, rows) if turned["transpose"] else (rows, columns)
     flat = planes.reshape(-1, *planes.shape[-2:])[:, top : top + height, left : left + width]
-    result = np.stack([_resize(plane, *target) for plane in flat]).reshape(*planes.shape[:-2], *target)
+    result = np.stack([resize(plane, *target) for plane in flat]).reshape(*planes.shape[:-2], *target)
     if turned["flip_columns"]:
         result = result[..., ::-1]
     if turned["flip_rows"]:
@@ -184,7 +184,7 @@ def _content_size(geometry: Mapping[str, Any]) -> tuple[int, int]:
     return min(size, max(1, round(height * scale))), min(size, max(1, round(width * scale)))
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Exact area means along an axis that shrinks, linear interpolation along one that grows."""
     image = np.ascontiguousarray(image)
     if height < image.shape[0]:

@@ -9,22 +9,30 @@ import json
 import os
 import uuid
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
 from monai.transforms import SaveImaged
 from PIL import Image
 
-from monai_cxr_vae.dicom.derive import DerivedObject, Provenance, residual_overlay, secondary_capture
+from monai_cxr_vae.data.pictures import overlay, strip
+from monai_cxr_vae.dicom import derive
+from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
 from monai_cxr_vae.dicom.files import open_dataset
+from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.errors import InputError, OutputError
-from monai_cxr_vae.radiograph import read_radiograph
-from monai_cxr_vae.transforms import restore
+from monai_cxr_vae.radiograph import Radiograph, read_radiograph
+from monai_cxr_vae.transforms import resize, restore
 
-OBJECTS = ("sc", "overlay")
+OBJECTS = ("sc", "overlay", "sr")
+# Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
+OVERLAY_SIZE, STRIP_SIZE = 1024, 224
+# A difference of this part of the grey range is the top of the residual's scale, on every film alike.
+RESIDUAL_TOP = 0.25
 # Inside the output folder, so that a rename stays on one file system, and out of sight of whoever lists the results.
 PRIVATE_FOLDER = ".run"
 
@@ -76,23 +84,37 @@ def write_atomically(path: Path, data: bytes, scratch: Path) -> None:
 
 
 class SaveRadiographd(SaveImaged):
-    """Write a reconstruction beside or in place of what stock ``SaveImaged`` would make of it.
+    """Write what the model made of a film beside or in place of what stock ``SaveImaged`` would make of it.
 
     A DICOM film gives derived DICOM objects under ``<StudyInstanceUID>/<SeriesInstanceUID>/<SOPInstanceUID>.dcm``;
-    other films give ``images/<first 32 hex digits of the input's SHA-256>`` with ``.png`` (16 bit grey) or, for NIfTI,
-    with ``.nii.gz`` (float32, the source's grid and affine). DICOM and PNG show the reconstruction at the model's
-    resolution in the source's orientation and aspect, without padding; NIfTI is at source size.
+    other films give files under ``images/`` that begin with the first 32 hex digits of the input's SHA-256:
+
+    ========== ============================== ============================ ======================================
+    kind       DICOM                          PNG, JPEG                    NIfTI
+    ========== ============================== ============================ ======================================
+    ``sc``     Secondary Capture              ``.png`` (16 bit grey)       ``.nii.gz`` (float32)
+    ``overlay`` colour Secondary Capture      ``.overlay.png``             ``.heatmap.nii.gz`` (float32, 0 to 1)
+    ``sr``     Comprehensive SR               none: the scores are in the manifest
+    ========== ============================== ============================ ======================================
+
+    The reconstruction (``sc``) is at the model's resolution in the source's orientation and aspect, without padding;
+    NIfTI has the source's grid and affine. The overlay shows the heat map, ``heatmap`` in the data;
+    without scores, where the film differs from its reconstruction, a quarter of the grey range being the top of the
+    scale. Its longest side is that of the film, at most 1024 (:func:`monai_cxr_vae.data.pictures.overlay`).
 
     The list of what was written, ``{"kind", "uid", "path", "sha256"}`` with paths relative to ``output_dir``, is added
-    to the data under ``outputs``. ``input_sha256`` in the data spares reading the film once more.
+    to the data under ``outputs``; the kind of a file that is not DICOM is ``image``, ``overlay`` or ``heatmap``.
+    ``input_sha256`` in the data spares reading the film once more.
 
     Args:
         keys: key of the reconstruction, ``(1, S, S)`` float.
         output_dir: where to write.
         provenance: see :func:`provenance_of`.
         image_key: key of the film as the network saw it, with the metadata of the reader and of ``FitToSquared``.
-        objects: kinds of DICOM objects to derive, of ``sc`` and ``overlay``.
+        objects: what to write, of ``sc``, ``overlay`` and ``sr``.
         bits_stored: 12 or 16, of the Secondary Capture.
+        scores: there are ``scores`` and a ``heatmap`` in the data; ``sr`` needs them.
+        report: also keep small pictures of each film for the report, out of sight.
 
     Raises:
         OutputError: when called, if a file cannot be written.
@@ -107,10 +129,14 @@ class SaveRadiographd(SaveImaged):
         image_key: Hashable = "image",
         objects: Sequence[str] = ("sc",),
         bits_stored: int = 12,
+        scores: bool = False,
+        report: bool = False,
     ) -> None:
         super().__init__(keys, output_dir=Path(output_dir), print_log=False)
         if not objects or set(objects) - set(OBJECTS):
             raise InputError(f"objects must be some of {', '.join(OBJECTS)}")
+        if "sr" in objects and not scores:
+            raise InputError("the object sr reports scores: switch scores on")
         if bits_stored not in (12, 16):
             raise InputError("bits_stored must be 12 or 16")
         self.output_dir = Path(output_dir)
@@ -118,55 +144,106 @@ class SaveRadiographd(SaveImaged):
         self.image_key = image_key
         self.objects = tuple(objects)
         self.bits_stored = bits_stored
+        self.scores = scores
+        self.report = report
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files of one film; see the class."""
         d = dict(data)
-        meta = d[self.image_key].meta
-        path = meta["filename_or_obj"]
-        prediction = np.asarray(d[self.keys[0]], dtype=np.float32)[0]
-        if meta["format"] == "dicom":
-            image = np.asarray(d[self.image_key], dtype=np.float32)[0]
-            d["outputs"] = [self._write_object(o) for o in self._derive(path, prediction, image, meta["geometry"])]
+        result = _Result(d, self.image_key, self.keys[0], self.scores)
+        digest = d.get("input_sha256") or file_sha256(result.path)
+        if result.format == "dicom":
+            source = open_dataset(result.path, pixels=False)
+            d["outputs"] = [self._write_object(self._derive(kind, source, result)) for kind in self.objects]
         else:
-            digest = d.get("input_sha256") or file_sha256(path)
-            encode, suffix = (_nifti, ".nii.gz") if meta["format"] == "nifti" else (_png, ".png")
-            name = f"images/{digest[:32]}{suffix}"
-            d["outputs"] = [self._write("image", None, name, encode(prediction, meta))]
+            files = (_file(kind, result) for kind in self.objects if kind != "sr")
+            d["outputs"] = [self._write(kind, None, f"images/{digest[:32]}{end}", data) for kind, end, data in files]
+        if self.report:
+            write_atomically(strip_file(self.output_dir, digest), result.strip(), self._scratch)
         return d
 
-    def _derive(self, path: str, prediction: np.ndarray, image: np.ndarray, geometry: dict) -> list[DerivedObject]:
-        source = open_dataset(path, pixels=False)
-        shown = restore(prediction, geometry, "network")
-        derived = []
-        for kind in self.objects:
-            if kind == "sc":
-                derived.append(secondary_capture(source, shown, self.provenance, bits_stored=self.bits_stored))  # type: ignore[arg-type]
-            else:
-                film = restore(image, geometry, "network")
-                derived.append(residual_overlay(source, film, shown, self.provenance))
-        return derived
+    def _derive(self, kind: str, source: Any, result: _Result) -> DerivedObject:
+        if kind == "sc":
+            image = result.reconstruction("network")
+            return derive.secondary_capture(source, image, self.provenance, bits_stored=self.bits_stored)  # type: ignore[arg-type]
+        if kind == "overlay":
+            return derive.overlay(source, result.overlay(), result.shown, self.provenance)
+        return structured_report(source, result.scores, self.provenance)
 
     def _write_object(self, derived: DerivedObject) -> dict[str, Any]:
         name = f"{derived.study_uid}/{derived.series_uid}/{derived.sop_uid}.dcm"
         return self._write(derived.kind, derived.sop_uid, name, derived.data)
 
     def _write(self, kind: str, uid: str | None, name: str, data: bytes) -> dict[str, Any]:
-        write_atomically(self.output_dir / name, data, self.output_dir / PRIVATE_FOLDER / "tmp")
+        write_atomically(self.output_dir / name, data, self._scratch)
         return {"kind": kind, "uid": uid, "path": name, "sha256": hashlib.sha256(data).hexdigest()}
 
+    @property
+    def _scratch(self) -> Path:
+        return self.output_dir / PRIVATE_FOLDER / "tmp"
 
-def _png(prediction: np.ndarray, meta: Mapping[str, Any]) -> bytes:
-    shown = restore(prediction, meta["geometry"], "network")
+
+def strip_file(output_dir: Path, input_sha256: str) -> Path:
+    """Where the report's pictures of a film are kept."""
+    return output_dir / PRIVATE_FOLDER / "strips" / f"{input_sha256[:32]}.webp"
+
+
+class _Result:
+    """One film and what was made of it, in the orientation of the source."""
+
+    def __init__(self, data: Mapping[Hashable, Any], image_key: Hashable, key: Hashable, scored: bool) -> None:
+        meta = data[image_key].meta
+        self.path, self.format, self.geometry = meta["filename_or_obj"], meta["format"], meta["geometry"]
+        self.shown: Literal["heat map", "residual"] = "heat map" if scored else "residual"
+        self._prediction = np.asarray(data[key], dtype=np.float32)[0]
+        if scored:
+            self.scores = data["scores"]
+            self._heat = np.asarray(data["heatmap"], dtype=np.float32)[0]
+        else:
+            image = np.asarray(data[image_key], dtype=np.float32)[0]
+            self._heat = np.clip(np.abs(image - np.clip(self._prediction, 0, 1)) / RESIDUAL_TOP, 0, 1)
+
+    @cached_property
+    def radiograph(self) -> Radiograph:
+        """The film once more, since the network has seen a small square of it."""
+        return read_radiograph(self.path)
+
+    def reconstruction(self, size: str | int) -> np.ndarray:
+        return restore(self._prediction, self.geometry, size)
+
+    def heat(self, size: str | int) -> np.ndarray:
+        return restore(self._heat, self.geometry, size)
+
+    def overlay(self, size: int = OVERLAY_SIZE) -> np.ndarray:
+        heat = self.heat(min(size, max(self.geometry["rows"], self.geometry["columns"])))
+        return overlay(resize(self.radiograph.pixels, *heat.shape), heat)
+
+    def strip(self) -> bytes:
+        reconstruction, heat = self.reconstruction(STRIP_SIZE), self.heat(STRIP_SIZE)
+        film = resize(self.radiograph.pixels, *heat.shape)
+        return strip([film, reconstruction, overlay(film, heat)])
+
+
+def _file(kind: str, result: _Result) -> tuple[str, str, bytes]:
+    """Kind, end of the name and bytes of a file for a film that is not DICOM."""
+    if result.format == "nifti":
+        if kind == "sc":
+            return "image", ".nii.gz", _nifti(result.reconstruction("source"), result.radiograph)
+        return "heatmap", ".heatmap.nii.gz", _nifti(result.heat("source"), result.radiograph)
+    if kind == "sc":
+        shown = result.reconstruction("network")
+        return "image", ".png", _png(np.rint(np.clip(shown, 0, 1) * 65535).astype(np.uint16))
+    return "overlay", ".overlay.png", _png(result.overlay())
+
+
+def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.rint(np.clip(shown, 0, 1) * 65535).astype(np.uint16)).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _nifti(prediction: np.ndarray, meta: Mapping[str, Any]) -> bytes:
-    """The reconstruction on the voxel grid of the source file: its index order, its affine."""
-    film = read_radiograph(meta["filename_or_obj"])
-    values = restore(prediction, meta["geometry"], "source")
+def _nifti(values: np.ndarray, film: Radiograph) -> bytes:
+    """A plane of the source's size on the voxel grid of the source file: its index order, its affine."""
     to_source = np.rint(np.linalg.inv(np.asarray(film.affine)) @ film.row_major_affine)[
         :2, :2
     ]  # (row, column) to source index

@@ -1,8 +1,9 @@
-"""Derived DICOM objects: what the model makes of a film, as Secondary Capture images of the same patient and study."""
+"""Derived DICOM objects: what the model makes of a film, in the same patient and study; the images among them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -20,18 +21,25 @@ from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, e
 from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
 from monai_cxr_vae.errors import BadUID, CorruptFile
 
-MANUFACTURER = "monai_cxr_vae"
+MANUFACTURER, MODEL_NAME = "monai_cxr_vae", "Chest radiograph VAE"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 IMPLEMENTATION_CLASS_UID = uid_from(MANUFACTURER, "implementation class")
 
-ObjectKind = Literal["sc", "overlay"]
-_SERIES = {
-    "sc": (9001, "VAE reconstruction - AI, not for diagnosis"),
-    "overlay": (9002, "VAE residual overlay - AI, not for diagnosis"),
+ObjectKind = Literal["sc", "overlay", "sr"]
+Shown = Literal["reconstruction", "heat map", "residual"]
+_IMAGE_SERIES = {
+    "reconstruction": (9001, "VAE reconstruction - AI, not for diagnosis"),
+    "heat map": (9002, "VAE heat map - AI, not for diagnosis"),
+    "residual": (9002, "VAE residual overlay - AI, not for diagnosis"),
 }
+# Shorter than 1024 characters with what is added to it (ST, PS3.5 section 6.2).
 _WHAT = {
-    "sc": "Reconstruction of the source image by a variational autoencoder",
-    "overlay": "Source image overlaid in colour with its difference from a variational autoencoder's reconstruction",
+    "reconstruction": "Reconstruction of the source image by a variational autoencoder",
+    "heat map": "Source image overlaid with a map of how unusual each place is, beside films called normal. "
+    "One scale for all films: no colour below half of the limit, amber up to the limit, red beyond it; the line is the "
+    "limit",
+    "residual": "Source image overlaid with its difference from a variational autoencoder's reconstruction. "
+    "One scale for all films: no colour below 1/16 of the grey range, amber up to 1/8, red beyond it; the line is 1/8",
 }
 _PIXEL_MODULE: dict[str, dict] = {
     "sc": {
@@ -105,7 +113,7 @@ _OPTIONAL = (
 # The form of a value (PS3.5 section 6.2). An optional element of another form is left out. What tells who the patient
 # is and which study this is must stay as the source has it, since only that lets an archive match the two: malformed,
 # it could neither be kept in a valid object nor be changed, and the film is refused.
-_FORM = {
+FORM = {
     "SH": re.compile(rb"[ -\[\]-~]{1,16}|.*[^ -~].*", re.DOTALL),  # 16 characters; how many bytes is open beyond ASCII
     "AS": re.compile(rb"\d{3}[DWMY]"),
     "DA": re.compile(rb"\d{8}"),
@@ -161,7 +169,6 @@ def secondary_capture(
     Raises:
         BadUID: the source's study, series or SOP instance UID is missing or unfit.
         CorruptFile: what tells the patient or the study is malformed in the source.
-        CorruptFile: what tells the patient or the study is malformed in the source.
         ValueError: ``image`` is not a finite matrix.
     """
     image = np.asarray(image, dtype=np.float32)
@@ -176,115 +183,170 @@ def secondary_capture(
         "WindowCenter": (top + 1) // 2,
         "WindowWidth": top + 1,
     }
-    return _derive(source, "sc", provenance, pixels, module)
+    return _image(source, "sc", "reconstruction", provenance, pixels, module)
 
 
-def residual_overlay(
-    source: Dataset, image: np.ndarray, reconstruction: np.ndarray, provenance: Provenance
+def overlay(
+    source: Dataset, picture: np.ndarray, shown: Literal["heat map", "residual"], provenance: Provenance
 ) -> DerivedObject:
-    """Make a colour Secondary Capture image of a film, tinted red where it differs from its reconstruction.
+    """Make a colour Secondary Capture image of a film with a map laid over it.
 
-    ``image`` and ``reconstruction`` are ``(H, W)`` float in [0, 1] on one grid; a difference of a quarter of the grey
-    range is fully red, on every film alike. Otherwise as :func:`secondary_capture`.
+    ``picture`` is ``(H, W, 3)`` uint8, red, green, blue, of :func:`monai_cxr_vae.data.pictures.overlay`; ``shown`` says
+    in the object what the colours mean. Otherwise as :func:`secondary_capture`.
     """
-    image, reconstruction = (np.clip(np.asarray(a, dtype=np.float32), 0, 1) for a in (image, reconstruction))
-    if image.ndim != 2 or image.shape != reconstruction.shape or not np.isfinite(image - reconstruction).all():
-        raise ValueError("two finite (H, W) images on one grid are needed")
-    weight = np.clip(np.abs(image - reconstruction) / 0.25, 0, 1)
-    grey = image * (1 - weight)
-    colour = np.stack([grey + weight, grey, grey], axis=-1)
-    return _derive(source, "overlay", provenance, np.rint(colour * 255).astype("u1"), {})
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError("an 8-bit (H, W, 3) picture is needed")
+    return _image(source, "overlay", shown, provenance, picture, {})
 
 
 def is_own_output(ds: Dataset) -> bool:
     """Tell whether a header belongs to an object that this program derived (then it is no film to run on)."""
     try:
-        return "DERIVED" in (ds.get("ImageType") or []) and any(
+        derived = ds.get("Modality") == "SR" or "DERIVED" in (ds.get("ImageType") or [])
+        return derived and any(
             item.get("Manufacturer") == MANUFACTURER for item in ds.get("ContributingEquipmentSequence") or []
         )
     except Exception:  # an unreadable sequence is none of ours
         return False
 
 
-def _derive(
-    source: Dataset, kind: ObjectKind, provenance: Provenance, pixels: np.ndarray, module: dict[str, Value]
-) -> DerivedObject:
-    study, series, instance, sop_class = (
-        str(_value(source, k) or "") for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-    )
-    if not all(map(is_safe_uid, (study, series, instance, sop_class))):
+@dataclass(frozen=True)
+class FilmReference:
+    """Where a film is: its UIDs."""
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    sop_uid: str
+
+    def item(self) -> dict[str, Value]:
+        """The reference macro to the instance (PS3.3 table 10-11)."""
+        return {"ReferencedSOPClassUID": self.sop_class_uid, "ReferencedSOPInstanceUID": self.sop_uid}
+
+
+def film_reference(source: Dataset) -> FilmReference:
+    """Return the UIDs of a film.
+
+    Raises:
+        BadUID: one is missing or unfit.
+    """
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+    uids = [str(source_value(source, keyword) or "") for keyword in keywords]
+    if not all(map(is_safe_uid, uids)):
         raise BadUID("the film's study, series or instance UID is missing or malformed")
-    series_uid = uid_from(
-        "series", study, series, kind, provenance.model_sha256, provenance.config_sha256, provenance.version
-    )
-    reference: dict[str, Value] = {"ReferencedSOPClassUID": sop_class, "ReferencedSOPInstanceUID": instance}
-    purpose = _code("121322", "Source image for image processing operation")
-    elements = dict(_constant_elements(kind, provenance))
+    return FilmReference(*uids)
+
+
+def derived_object(
+    source: Dataset, kind: ObjectKind, sop_class: str, provenance: Provenance, elements: Mapping[int, bytes]
+) -> DerivedObject:
+    """Put an object together from what a film says of patient and study and from encoded elements of its own.
+
+    Raises:
+        BadUID: see :func:`film_reference`.
+        CorruptFile: what tells the patient or the study is malformed in the source.
+    """
+    film = film_reference(source)
+    origin = (provenance.model_sha256, provenance.config_sha256, provenance.version)
+    series_uid = uid_from("series", film.study_uid, film.series_uid, kind, *origin)
+    together = dict(_common_elements(provenance))
     for keyword in _TYPE_2:
-        elements.update(_copied(source, keyword, required=True))
+        together.update(_copied(source, keyword, required=True))
     for keyword in _OPTIONAL:
-        elements.update(_copied(source, keyword))
-    elements.update(
+        together.update(_copied(source, keyword))
+    together.update(
         encode_elements(
             {
-                "StudyInstanceUID": study,
+                "SOPClassUID": sop_class,
+                "StudyInstanceUID": film.study_uid,
                 "SeriesInstanceUID": series_uid,
-                "InstanceNumber": _integer(_value(source, "InstanceNumber"), 1),
-                "PatientOrientation": _strings(_value(source, "PatientOrientation")),
-                "SourceImageSequence": [{**reference, "PurposeOfReferenceCodeSequence": [purpose]}],
-                "ReferencedSeriesSequence": [{"SeriesInstanceUID": series, "ReferencedInstanceSequence": [reference]}],
-                # Text burned into the film can come back in a reconstruction.
-                "BurnedInAnnotation": "YES" if _value(source, "BurnedInAnnotation") == "YES" else "NO",
-                **_lossy_history(source),
-                **module,
-                "Rows": pixels.shape[0],
-                "Columns": pixels.shape[1],
+                "InstanceNumber": _integer(source_value(source, "InstanceNumber"), 1),
             }
         )
     )
-    elements[0x7FE00010] = encode_element(0x7FE00010, "OW" if pixels.dtype.itemsize == 2 else "OB", pixels.tobytes())
+    together.update(elements)
     # The UID is a digest of all the rest: one UID never stands for two contents.
-    sop_uid = uid_from("instance", *(elements[tag] for tag in sorted(elements)))
-    elements.update(encode_elements({"SOPInstanceUID": sop_uid}))
+    sop_uid = uid_from("instance", *(together[tag] for tag in sorted(together)))
+    together.update(encode_elements({"SOPInstanceUID": sop_uid}))
     data = encode_file(
-        elements,
-        sop_class_uid=SECONDARY_CAPTURE,
-        sop_instance_uid=sop_uid,
-        implementation=IMPLEMENTATION_CLASS_UID,
+        together, sop_class_uid=sop_class, sop_instance_uid=sop_uid, implementation=IMPLEMENTATION_CLASS_UID
     )
-    return DerivedObject(kind, study, series_uid, sop_uid, data)
+    return DerivedObject(kind, film.study_uid, series_uid, sop_uid, data)
+
+
+def _image(
+    source: Dataset,
+    kind: ObjectKind,
+    shown: Shown,
+    provenance: Provenance,
+    pixels: np.ndarray,
+    module: dict[str, Value],
+) -> DerivedObject:
+    """A Secondary Capture image (PS3.3 A.8.1)."""
+    film = film_reference(source)
+    purpose = code("121322", "Source image for image processing operation")
+    elements = _image_elements(kind, shown, provenance) | encode_elements(
+        {
+            "PatientOrientation": _strings(source_value(source, "PatientOrientation")),
+            "SourceImageSequence": [{**film.item(), "PurposeOfReferenceCodeSequence": [purpose]}],
+            "ReferencedSeriesSequence": [
+                {"SeriesInstanceUID": film.series_uid, "ReferencedInstanceSequence": [film.item()]}
+            ],
+            # Text burned into the film can come back in a reconstruction.
+            "BurnedInAnnotation": "YES" if source_value(source, "BurnedInAnnotation") == "YES" else "NO",
+            **_lossy_history(source),
+            **module,
+            "Rows": pixels.shape[0],
+            "Columns": pixels.shape[1],
+        }
+    )
+    elements[0x7FE00010] = encode_element(0x7FE00010, "OW" if pixels.dtype.itemsize == 2 else "OB", pixels.tobytes())
+    return derived_object(source, kind, SECONDARY_CAPTURE, provenance, elements)
 
 
 @lru_cache
-def _constant_elements(kind: ObjectKind, provenance: Provenance) -> dict[int, bytes]:
-    """The elements that are the same in every object of one kind and origin."""
-    number, description = _SERIES[kind]
+def _common_elements(provenance: Provenance) -> dict[int, bytes]:
+    """The elements that are the same in every object of one origin, and the empty ones that a film may fill."""
     equipment: dict[str, Value] = {
         "Manufacturer": MANUFACTURER,
-        "ManufacturerModelName": "Chest radiograph VAE",
+        "ManufacturerModelName": MODEL_NAME,
         "SoftwareVersions": [provenance.version, provenance.model_sha256, provenance.config_sha256[:32]],
-        "DeviceUID": uid_from("device", provenance.model_sha256),  # a retrained model is another device
+        "DeviceUID": device_uid(provenance),
     }
-    purpose = _code("109102", "Processing Equipment")
+    purpose = code("109102", "Processing Equipment")
     return encode_elements(
         {
             **dict.fromkeys(_TYPE_2),
             **equipment,
             "ContributingEquipmentSequence": [{**equipment, "PurposeOfReferenceCodeSequence": [purpose]}],
-            "SOPClassUID": SECONDARY_CAPTURE,
+        }
+    )
+
+
+@lru_cache
+def _image_elements(kind: ObjectKind, shown: Shown, provenance: Provenance) -> dict[int, bytes]:
+    """The elements that are the same in every image of one kind and origin."""
+    number, description = _IMAGE_SERIES[shown]
+    return encode_elements(
+        {
             "Modality": "OT",
             "SeriesNumber": number,
             "SeriesDescription": description,
             "BodyPartExamined": "CHEST",
             "ConversionType": "WSD",
             "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
-            "DerivationDescription": f"{_WHAT[kind]}: generated by a model ({MANUFACTURER} {provenance.version}, "
+            "DerivationDescription": f"{_WHAT[shown]}. Generated by a model ({MANUFACTURER} {provenance.version}, "
             f"weights SHA-256 {provenance.model_sha256}). Research use, not for diagnosis.",
             "ImageComments": "Generated by a model. Research use, not for diagnosis.",
             "RecognizableVisualFeatures": "NO",
             **_PIXEL_MODULE[kind],
         }
     )
+
+
+def device_uid(provenance: Provenance) -> str:
+    """UID of the device that made an object: a retrained model is another device."""
+    return uid_from("device", provenance.model_sha256)
 
 
 def _copied(source: Dataset, keyword: str, *, required: bool = False) -> dict[int, bytes]:
@@ -299,17 +361,17 @@ def _copied(source: Dataset, keyword: str, *, required: bool = False) -> dict[in
     vr = dictionary_VR(tag)
     element = source.get_item(tag)
     if vr == "SQ":
-        return {tag: _written(source, tag)}
-    value = (element.value or b"") if isinstance(element, RawDataElement) else _written(source, tag)[8:]
+        return {tag: written(source, tag)}
+    value = (element.value or b"") if isinstance(element, RawDataElement) else written(source, tag)[8:]
     text = value.strip(b" \0")
-    if text and vr in _FORM and not _FORM[vr].fullmatch(text):
+    if text and vr in FORM and not FORM[vr].fullmatch(text):
         if required:
             raise CorruptFile(f"{keyword} is malformed, so no valid object of the same patient and study can be made")
         return {}
     return {tag: encode_element(tag, vr, value)}
 
 
-def _written(source: Dataset, tag: int) -> bytes:
+def written(source: Dataset, tag: int) -> bytes:
     """An element that has been decoded (all but raw text), encoded again in the source's character set."""
     holder = Dataset()
     holder[tag] = source[tag]
@@ -322,21 +384,22 @@ def _written(source: Dataset, tag: int) -> bytes:
 def _lossy_history(source: Dataset) -> dict[str, Value]:
     """Carry lossy compression on: a lossy past is for ever (PS3.3 C.7.6.1.1.5)."""
     syntax = str(getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
-    if _value(source, "LossyImageCompression") != "01" and syntax not in _LOSSY_METHODS:
+    if source_value(source, "LossyImageCompression") != "01" and syntax not in _LOSSY_METHODS:
         return {"LossyImageCompression": "00"}
     history: dict[str, Value] = {"LossyImageCompression": "01"}
-    if ratio := _strings(_value(source, "LossyImageCompressionRatio")):
+    if ratio := _strings(source_value(source, "LossyImageCompressionRatio")):
         history["LossyImageCompressionRatio"] = ratio
-    if method := _strings(_value(source, "LossyImageCompressionMethod")) or _LOSSY_METHODS.get(syntax):
+    if method := _strings(source_value(source, "LossyImageCompressionMethod")) or _LOSSY_METHODS.get(syntax):
         history["LossyImageCompressionMethod"] = method
     return history
 
 
-def _code(value: str, meaning: str) -> dict[str, Value]:
+def code(value: str, meaning: str) -> dict[str, Value]:
+    """An item of a code sequence (PS3.3 table 8.8-1) in DICOM's own scheme."""
     return {"CodeValue": value, "CodingSchemeDesignator": "DCM", "CodeMeaning": meaning}
 
 
-def _value(source: Dataset, keyword: str) -> Any:
+def source_value(source: Dataset, keyword: str) -> Any:
     """A value of the source, None where it is absent or cannot be decoded."""
     try:
         return source.get(keyword)

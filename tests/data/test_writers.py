@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
+import cv2
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, SaveImaged
 from PIL import Image
 
-from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, write_atomically
+from monai_cxr_vae.data.pictures import LIMIT
+from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, strip_file, write_atomically
 from monai_cxr_vae.errors import InputError, OutputError
-from monai_cxr_vae.transforms import FitToSquared
+from monai_cxr_vae.radiograph import read_radiograph
+from monai_cxr_vae.transforms import FitToSquared, fit_to_square
+from tests.inference.standins import write_film
 
 # Not square, and different from all its mirror images.
 PICTURE = np.add.outer(np.linspace(0, 0.3, 24), np.linspace(0, 0.6, 36) ** 2).astype(np.float32)
@@ -26,8 +34,12 @@ def provenance(tmp_path):
     return provenance_of(tmp_path / "w", {})
 
 
-def through(path, output, provenance, fit="letterbox"):
-    """Read a film, take the network's input for its output, write."""
+SCORES = {"quality": 0.5, "quality_p": 0.4, "quality_part": "blur"}
+SCORES |= {"anomaly": 2.5, "anomaly_p": 0.01, "anomaly_part": "residual"}
+
+
+def through(path, output, provenance, fit="letterbox", heat=None, **options):
+    """Read a film, take the network's input for its output and ``heat`` of the film for the map, write."""
     steps = [
         LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader"),
         EnsureChannelFirstd("image"),
@@ -35,7 +47,30 @@ def through(path, output, provenance, fit="letterbox"):
     ]
     data = Compose(steps)({"image": str(path)})
     data["pred"] = data["image"]
-    return SaveRadiographd("pred", output, provenance)(data)["outputs"]
+    if heat is not None:
+        meta = data["image"].meta
+        turned = str(meta.get("orientation") or "").split("\\")
+        square, _ = fit_to_square(heat, 48, fit, float(meta.get("pixel_aspect", 1)), turned)
+        data |= {"scores": SCORES, "heatmap": MetaTensor(torch.from_numpy(square[None]), meta=meta)}
+    return SaveRadiographd("pred", output, provenance, scores=heat is not None, **options)(data)["outputs"]
+
+
+def spot(rows, columns, row, column, radius=0.12):
+    """A map that is hot around a place given as fractions of the film."""
+    y, x = (np.mgrid[:rows, :columns] + 0.5) / np.array([rows, columns]).reshape(2, 1, 1)
+    return (((y - row) ** 2 + (x - column) ** 2) < radius**2).astype(np.float32)
+
+
+def centre(mask):
+    """Where the middle of a region is, as fractions of the film."""
+    places = np.argwhere(mask)
+    assert len(places)
+    return (places.mean(axis=0) + 0.5) / mask.shape
+
+
+def coloured(picture):
+    """Where an RGB picture of a grey film has colour."""
+    return np.ptp(picture.astype(int), axis=-1) > 40
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
@@ -72,6 +107,78 @@ def test_nifti_gives_nifti_on_the_same_grid(tmp_path, provenance, affine):
     assert errors[0] < 0.02
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8)),
+    orientation=st.sampled_from([[a, b] for a in "LR" for b in "FH"] + [[a, b] for a in "FH" for b in "LR"]),
+    fit=st.sampled_from(["letterbox", "stretch"]),
+    spacing=st.sampled_from([[0.2, 0.2], [0.2, 0.3], [0.3, 0.2]]),
+)
+def test_heat_lies_on_the_film_where_it_belongs(tmp_path, provenance, place, orientation, fit, spacing):
+    path = write_film(tmp_path / "f", PatientOrientation=orientation, ImagerPixelSpacing=spacing)
+    (written,) = through(path, tmp_path / "out", provenance, fit, spot(60, 50, *place), objects=["overlay"])
+    picture = pydicom.dcmread(tmp_path / "out" / written["path"]).pixel_array
+    height, width = 60 * spacing[0], 50 * spacing[1]
+    assert picture.shape[0] / picture.shape[1] == pytest.approx(height / width, abs=0.03)
+    np.testing.assert_allclose(centre(coloured(picture)), place, atol=0.03)
+    # Away from the heat the film itself is seen, in the source's orientation.
+    film = read_radiograph(path).pixels
+    shown = cv2.resize(film, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+    grey = ~coloured(picture) & (spot(*shown.shape, *place, radius=0.3) == 0)
+    np.testing.assert_allclose(picture[grey][:, 0] / 255, shown[grey], atol=0.02)
+
+
+def test_overlay_shows_the_film_finer_than_the_network_saw_it(tmp_path, provenance):
+    film = np.kron(np.indices((60, 80)).sum(axis=0) % 2, np.ones((4, 4))) * 200
+    Image.fromarray(film.astype(np.uint8)).save(tmp_path / "a.png")
+    heat = spot(240, 320, 0.3, 0.7)
+    (written,) = through(tmp_path / "a.png", tmp_path / "out", provenance, heat=heat, objects=["overlay", "sr"])
+    assert (written["kind"], written["path"][-12:]) == ("overlay", ".overlay.png")
+    picture = np.asarray(Image.open(tmp_path / "out" / written["path"]))
+    assert picture.shape == (240, 320, 3)
+    np.testing.assert_array_equal(picture[160:, :160], np.repeat(film[160:, :160, None], 3, axis=-1))
+    np.testing.assert_allclose(centre(coloured(picture)), (0.3, 0.7), atol=0.02)
+
+
+@pytest.mark.parametrize("affine", [np.diag([2, 3, 1, 1]), [[0, 2, 0, 5], [-3, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]]])
+def test_heat_map_of_nifti_is_numbers_on_the_same_grid(tmp_path, provenance, affine):
+    """The map of a film is the brightness of the film itself here, so a wrong turn shows."""
+    source = nibabel.Nifti1Image((PICTURE * 1000).astype(np.float32), np.asarray(affine, dtype=float))
+    source.to_filename(tmp_path / "a.nii.gz")
+    heat = read_radiograph(tmp_path / "a.nii.gz").pixels
+    (written,) = through(tmp_path / "a.nii.gz", tmp_path / "out", provenance, heat=heat, objects=["overlay"])
+    assert (written["kind"], written["path"][-15:]) == ("heatmap", ".heatmap.nii.gz")
+    result = nibabel.load(tmp_path / "out" / written["path"])
+    assert result.get_data_dtype() == np.float32
+    np.testing.assert_allclose(result.affine, source.affine)
+    low, high = np.percentile(PICTURE, (0.5, 99.5))
+    np.testing.assert_allclose(result.get_fdata(), np.clip((PICTURE - low) / (high - low), 0, 1), atol=0.05)
+
+
+def test_without_scores_the_overlay_shows_what_the_reconstruction_lacks(tmp_path, provenance):
+    path = write_film(tmp_path / "f")
+    steps = [LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader"), EnsureChannelFirstd("image")]
+    data = Compose([*steps, FitToSquared("image", 48, "letterbox")])({"image": str(path)})
+    data["pred"] = data["image"].clone()
+    data["pred"][0, 8:16, 20:28] += 0.25 * (1 + LIMIT) / 2
+    (written,) = SaveRadiographd("pred", tmp_path, provenance, objects=["overlay"])(data)["outputs"]
+    ds = pydicom.dcmread(tmp_path / written["path"])
+    assert "residual" in ds.SeriesDescription
+    np.testing.assert_allclose(centre(coloured(ds.pixel_array)), (12 / 48, 20 / 40), atol=0.03)
+
+
+def test_report_keeps_a_strip_out_of_sight(tmp_path, provenance):
+    path = write_film(tmp_path / "f")
+    outputs = through(path, tmp_path / "out", provenance, heat=spot(60, 50, 0.3, 0.7), report=True)
+    file = strip_file(tmp_path / "out", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert [o["kind"] for o in outputs] == ["sc"]
+    assert file.parent.parent.name == ".run"
+    film, made, heat = np.split(np.asarray(Image.open(file)), 3, axis=1)
+    assert np.abs(film.astype(int) - made).mean() < 5  # the network's input stands for its output
+    np.testing.assert_allclose(centre(coloured(heat)), (0.3, 0.7), atol=0.03)
+    assert not coloured(film).any()
+
+
 def test_writer_passes_for_stock_saver(provenance, tmp_path):
     assert isinstance(SaveRadiographd("pred", tmp_path, provenance), SaveImaged)
 
@@ -106,8 +213,6 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 
 
 def test_not_a_number_is_never_written(tmp_path, provenance):
-    from tests.inference.standins import write_film
-
     meta = {"filename_or_obj": str(write_film(tmp_path / "f")), "format": "dicom"}
     image = MetaTensor(torch.full((1, 8, 8), float("nan")), meta=meta)
     image.meta["geometry"] = {

@@ -12,12 +12,13 @@ from pydicom import DataElement, config
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
-from monai_cxr_vae.dicom.derive import Provenance, is_own_output, residual_overlay, secondary_capture
+from monai_cxr_vae.dicom.derive import Provenance, is_own_output, overlay, secondary_capture
 from monai_cxr_vae.errors import BadUID, CorruptFile
 from tests.dicom.sources import VARIANTS, film, header
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 IMAGE = np.linspace(-0.1, 1.1, 64 * 48, dtype=np.float32).reshape(64, 48)
+PICTURE = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
 
 IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyID")
 
@@ -71,14 +72,14 @@ def test_pixels_are_the_image(bits):
     assert (low, low + ds.WindowWidth - 1) == (0, top)
 
 
-def test_overlay_is_grey_where_the_model_agrees_and_red_where_not():
-    image = np.full((20, 31), 0.5, np.float32)
-    other = image.copy()
-    other[5, 6] = 0.9
-    ds = read(residual_overlay(header("cr_mono1"), image, other, PROVENANCE))
+@pytest.mark.parametrize("shown", ["heat map", "residual"])
+def test_overlay_is_the_picture_and_says_what_its_colours_mean(shown):
+    ds = read(overlay(header("cr_mono1"), PICTURE, shown, PROVENANCE))
     assert (ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.PlanarConfiguration) == ("RGB", 3, 0)
-    assert ds.pixel_array[5, 6].tolist() == [255, 0, 0]
-    assert ds.pixel_array[0, 0].tolist() == [128, 128, 128]
+    np.testing.assert_array_equal(ds.pixel_array, PICTURE)
+    assert shown in ds.SeriesDescription
+    assert {"heat map": "unusual", "residual": "difference"}[shown] in ds.DerivationDescription
+    assert len(ds.DerivationDescription) <= 1024
 
 
 @pytest.mark.parametrize("variant", ["japanese", "cr_mono1"])
@@ -136,7 +137,8 @@ def test_same_arguments_same_bytes_and_any_change_another_uid():
         secondary_capture(header("dx_mono2_12"), IMAGE, dataclasses.replace(PROVENANCE, config_sha256="c" * 64)),
         secondary_capture(header("dx_mono2_12"), IMAGE.reshape(48, 64), PROVENANCE),
         secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, bits_stored=16),
-        residual_overlay(header("dx_mono2_12"), IMAGE, IMAGE, PROVENANCE),
+        overlay(header("dx_mono2_12"), PICTURE, "heat map", PROVENANCE),
+        overlay(header("dx_mono2_12"), PICTURE, "residual", PROVENANCE),
     ]
     assert len({base.sop_uid, *(v.sop_uid for v in variants)}) == len(variants) + 1
 
@@ -145,7 +147,7 @@ def test_films_of_one_series_share_a_derived_series():
     second = header("dx_mono2_12")
     second.SOPInstanceUID = "1.2.3.4.6"
     a, b = (secondary_capture(s, IMAGE, PROVENANCE) for s in (header("dx_mono2_12"), second))
-    assert a.series_uid == b.series_uid != residual_overlay(second, IMAGE, IMAGE, PROVENANCE).series_uid
+    assert a.series_uid == b.series_uid != overlay(second, PICTURE, "residual", PROVENANCE).series_uid
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])

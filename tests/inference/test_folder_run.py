@@ -65,7 +65,7 @@ def test_every_file_has_one_row_and_every_film_its_objects(finished):
     for name, row in result.items():
         assert set(row) == set(COLUMNS) - OPTIONAL
         assert [o["kind"] for o in row["outputs"]] == (
-            ["sc", "overlay"] if "film" in name else ["image"] * (name == "a.png")
+            ["sc", "overlay"] if "film" in name else ["image", "overlay"] * (name == "a.png")
         )
         for written in row["outputs"]:
             assert tree(output)[written["path"]] == written["sha256"]

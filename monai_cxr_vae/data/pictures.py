@@ -1,0 +1,54 @@
+"""What people are shown of a film: a map laid over it in colour, and the small strip of pictures for the report."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+
+LIMIT = 0.5
+# (map value, red, green, blue, opacity), linear in between.
+_COLOURS = np.array(
+    [(0, 1, 0.8, 0, 0), (0.25, 1, 0.8, 0, 0), (LIMIT, 1, 0.7, 0, 0.3), (LIMIT, 1, 0.2, 0, 0.35), (1, 0.9, 0, 0.1, 0.75)]
+)
+_LINE = np.array([1, 1, 0.6], np.float32)
+_QUALITY = 75
+
+
+def overlay(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a map over a film, on one scale for all films.
+
+    No colour below 0.25, amber from there to the limit of 0.5, red from the limit to 1; a line where the limit is
+    crossed. Where there is no colour the film's grey is kept.
+
+    Args:
+        film: ``(H, W)`` in [0, 1].
+        heat: ``(H, W)`` in [0, 1].
+
+    Returns:
+        ``(H, W, 3)`` uint8, red, green, blue.
+    """
+    if film.ndim != 2 or film.shape != heat.shape or not (np.isfinite(film).all() and np.isfinite(heat).all()):
+        raise ValueError("two finite (H, W) images on one grid are needed")
+    film, heat = (np.clip(plane, 0, 1).astype(np.float32) for plane in (film, heat))
+    at, *channels = _COLOURS.T
+    *colour, opacity = (np.interp(heat, at, channel).astype(np.float32)[..., None] for channel in channels)
+    picture = film[..., None] * (1 - opacity) + np.concatenate(colour, axis=-1) * opacity
+    above = heat >= LIMIT
+    width = 1 + max(film.shape) // 400
+    inside = cv2.erode(above.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width, borderValue=1)
+    picture[above & (inside == 0)] = _LINE
+    return np.rint(picture * 255).astype(np.uint8)
+
+
+def strip(pictures: list[np.ndarray]) -> bytes:
+    """Pictures of one height, ``(H, W)`` in [0, 1] or ``(H, W, 3)`` uint8, side by side as a WebP file."""
+    coloured = [
+        p if p.ndim == 3 else np.repeat(np.rint(np.clip(p, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
+        for p in pictures
+    ]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(coloured, axis=1)).save(buffer, format="WEBP", quality=_QUALITY)
+    return buffer.getvalue()
