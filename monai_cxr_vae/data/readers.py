@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,11 @@ class RadiographReader(ImageReader):
 def film_meta(film: Radiograph, path: str | Path) -> dict[str, Any]:
     """Meta data of a film for a MetaTensor of shape (rows, columns) or (1, rows, columns).
 
-    ``affine`` maps (row, column) to RAS mm. ``orientation`` is Patient Orientation such as ``"L\\\\F"`` or empty,
-    ``warnings`` are joined with blanks.
+    ``affine`` maps (row, column) to RAS mm, ``source_affine`` the indices of the source: those of a NIfTI file, else
+    (column, row) as ITK counts. ``orientation`` is Patient Orientation such as ``"L\\\\F"`` or empty, ``warnings`` are
+    joined with blanks.
     """
+    columns_first = film.row_major_affine[:, [1, 0, 2, 3]]
     return {
         ImageMetaKey.FILENAME_OR_OBJ: str(path),
         MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel",
@@ -56,6 +58,7 @@ def film_meta(film: Radiograph, path: str | Path) -> dict[str, Any]:
         MetaKeys.AFFINE: film.row_major_affine.copy(),
         MetaKeys.ORIGINAL_AFFINE: film.row_major_affine.copy(),
         MetaKeys.SPACE: SpaceKeys.RAS,
+        "source_affine": (columns_first if film.affine is None else film.affine).copy(),
         "format": film.format,
         "pixel_aspect": film.pixel_aspect,
         "orientation": "\\".join(film.orientation or ()),
@@ -67,3 +70,12 @@ def film_meta(film: Radiograph, path: str | Path) -> dict[str, Any]:
         "view": film.view,
         "warnings": " ".join(film.warnings),
     }
+
+
+def in_source_order(plane: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
+    """A plane (rows, columns) of the source's size in the index order of ``source_affine`` of :func:`film_meta`."""
+    to_source = np.linalg.inv(np.asarray(meta["source_affine"])) @ np.asarray(meta[MetaKeys.ORIGINAL_AFFINE])
+    turns = np.rint(to_source[:2, :2])
+    if turns[0, 0] == 0:
+        plane = plane.T
+    return plane[tuple(slice(None, None, -1 if axis.sum() < 0 else 1) for axis in turns)]

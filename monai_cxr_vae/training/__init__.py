@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monai_cxr_vae.training import validation
 from monai_cxr_vae.training.batches import Augmentation, PrepareBatch
+from monai_cxr_vae.training.bundle_update import update
 from monai_cxr_vae.training.handlers import (
     CollapseNotice,
     EpochSeed,
@@ -29,5 +30,6 @@ __all__ = [
     "RunLog",
     "UpdateAverage",
     "parameter_groups",
+    "update",
     "validation",
 ]
