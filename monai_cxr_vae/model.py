@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.networks import PRESETS, VAE
+from monai_cxr_vae.networks import PRESETS, VAE, Scorer
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.radiograph import Radiograph
 from monai_cxr_vae.transforms import FITS, fit_to_square
@@ -39,6 +39,7 @@ class RadiographVAE(VAE):
         sigma: Tensor
         latent_mean: Tensor
         latent_covariance: Tensor
+        scorer: Scorer | None
 
     def __init__(self, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
         if preset not in PRESETS:
@@ -61,6 +62,8 @@ class RadiographVAE(VAE):
         self.register_buffer("sigma", torch.tensor(float("nan")))
         self.register_buffer("latent_mean", torch.full((self.latent_size,), float("nan")))
         self.register_buffer("latent_covariance", torch.full((self.latent_size, self.latent_size), float("nan")))
+        self.scorer = None  # there once it is fitted, see monai_cxr_vae.scoring
+        self.register_load_state_dict_pre_hook(_add_scorer)
 
     def get_extra_state(self) -> Tensor:
         """The settings as UTF-8 JSON in a uint8 tensor (PyTorch's hook for state that is not a parameter)."""
@@ -116,6 +119,13 @@ class RadiographVAE(VAE):
             z = self.latent_mean.cpu() + z @ root.T
         with torch.no_grad():
             return self.decode(z.to(self.latent_mean.device)).clamp(0, 1)
+
+
+def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Make room for a state dict's scorer, whose size is that of the films that it was fitted on."""
+    start = f"{prefix}scorer."
+    own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    model.scorer = Scorer.shaped_like(own) if own else None
 
 
 def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:

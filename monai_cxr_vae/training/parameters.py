@@ -15,7 +15,8 @@ def parameter_groups(network: nn.Module, learning_rate: float, weight_decay: flo
 
     Args:
         network: a VAE whose linear maps are named ``linear_...``.
-        learning_rate: of everything else; the linear maps get a tenth.
+        learning_rate: of everything else; the linear maps get a tenth at 64 pixels, and less at more: a step of all of a
+            unit's weights moves its output in proportion to their number.
         weight_decay: of the matrices and kernels of everything else.
     """
     linear: list[nn.Parameter] = []
@@ -27,5 +28,5 @@ def parameter_groups(network: nn.Module, learning_rate: float, weight_decay: flo
     return [
         {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
         {"params": vectors, "lr": learning_rate, "weight_decay": 0.0},
-        {"params": linear, "lr": 0.1 * learning_rate, "weight_decay": 0.0},
+        {"params": linear, "lr": 0.1 * learning_rate * min(1.0, 64 / network.image_size), "weight_decay": 0.0},
     ]
