@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -13,8 +14,8 @@ LIMIT = 0.5
 _COLOURS = np.array(
     [(0, 1, 0.8, 0, 0), (0.25, 1, 0.8, 0, 0), (LIMIT, 1, 0.7, 0, 0.3), (LIMIT, 1, 0.2, 0, 0.35), (1, 0.9, 0, 0.1, 0.75)]
 )
-_LINE = np.array([1, 1, 0.6], np.float32)
-_QUALITY = 75
+_LINE = (255, 255, 153)
+_QUALITY, _EFFORT = 75, 2
 
 
 def overlay(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -33,14 +34,25 @@ def overlay(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
     if film.ndim != 2 or film.shape != heat.shape or not (np.isfinite(film).all() and np.isfinite(heat).all()):
         raise ValueError("two finite (H, W) images on one grid are needed")
     film, heat = (np.clip(plane, 0, 1).astype(np.float32) for plane in (film, heat))
-    at, *channels = _COLOURS.T
-    *colour, opacity = (np.interp(heat, at, channel).astype(np.float32)[..., None] for channel in channels)
-    picture = film[..., None] * (1 - opacity) + np.concatenate(colour, axis=-1) * opacity
+    colour, grey = _tables()
+    level = (heat * 255).astype(np.uint8)
+    picture = cv2.LUT(cv2.merge([level] * 3), colour)
+    picture = picture + cv2.merge([film * cv2.LUT(level, grey)] * 3)
+    picture = np.rint(picture).astype(np.uint8)
     above = heat >= LIMIT
     width = 1 + max(film.shape) // 400
     inside = cv2.erode(above.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width, borderValue=1)
     picture[above & (inside == 0)] = _LINE
-    return np.rint(picture * 255).astype(np.uint8)
+    return picture
+
+
+@lru_cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """For each of 256 values of the map: what is added to the picture, and what its grey is multiplied by."""
+    at, *channels = _COLOURS.T
+    *colour, opacity = (np.interp(np.arange(256) / 255, at, channel) for channel in channels)
+    added = (np.stack(colour, axis=-1) * opacity[:, None] * 255)[:, None].astype(np.float32)
+    return added, ((1 - opacity) * 255).astype(np.float32)
 
 
 def strip(pictures: list[np.ndarray]) -> bytes:
@@ -50,5 +62,5 @@ def strip(pictures: list[np.ndarray]) -> bytes:
         for p in pictures
     ]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(coloured, axis=1)).save(buffer, format="WEBP", quality=_QUALITY)
+    Image.fromarray(np.concatenate(coloured, axis=1)).save(buffer, format="WEBP", quality=_QUALITY, method=_EFFORT)
     return buffer.getvalue()

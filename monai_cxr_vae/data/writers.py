@@ -20,12 +20,13 @@ from monai.transforms import SaveImaged
 from PIL import Image
 
 from monai_cxr_vae.data.pictures import overlay, strip
+from monai_cxr_vae.data.readers import in_source_order
 from monai_cxr_vae.dicom import derive
 from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.errors import InputError, OutputError
-from monai_cxr_vae.radiograph import Radiograph, read_radiograph
+from monai_cxr_vae.radiograph import read_radiograph
 from monai_cxr_vae.transforms import resize, restore
 
 OBJECTS = ("sc", "overlay", "sr")
@@ -53,10 +54,10 @@ def provenance_of(weights: str | os.PathLike, settings: Mapping[str, Any]) -> Pr
     return Provenance(file_sha256(weights), hashlib.sha256(text.encode()).hexdigest(), release)
 
 
-def write_atomically(path: Path, data: bytes, scratch: Path) -> None:
+def write_atomically(path: Path, data: bytes, scratch: Path, mode: int = 0o666) -> None:
     """Write a file so that a kill or a power cut at any moment leaves the old file, the new one or none.
 
-    ``scratch`` is a folder on the same file system for the unfinished file.
+    ``scratch`` is a folder on the same file system for the unfinished file; ``mode`` is subject to the umask.
 
     Raises:
         OutputError: the file cannot be written.
@@ -66,7 +67,7 @@ def write_atomically(path: Path, data: bytes, scratch: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -192,7 +193,7 @@ class _Result:
     """One film and what was made of it, in the orientation of the source."""
 
     def __init__(self, data: Mapping[Hashable, Any], image_key: Hashable, key: Hashable, scored: bool) -> None:
-        meta = data[image_key].meta
+        self.meta = meta = data[image_key].meta
         self.path, self.format, self.geometry = meta["filename_or_obj"], meta["format"], meta["geometry"]
         self.shown: Literal["heat map", "residual"] = "heat map" if scored else "residual"
         self._prediction = np.asarray(data[key], dtype=np.float32)[0]
@@ -204,9 +205,9 @@ class _Result:
             self._heat = np.clip(np.abs(image - np.clip(self._prediction, 0, 1)) / RESIDUAL_TOP, 0, 1)
 
     @cached_property
-    def radiograph(self) -> Radiograph:
-        """The film once more, since the network has seen a small square of it."""
-        return read_radiograph(self.path)
+    def film(self) -> np.ndarray:
+        """The film's pixels once more, since the network has seen a small square of it."""
+        return read_radiograph(self.path).pixels
 
     def reconstruction(self, size: str | int) -> np.ndarray:
         return restore(self._prediction, self.geometry, size)
@@ -216,11 +217,11 @@ class _Result:
 
     def overlay(self, size: int = OVERLAY_SIZE) -> np.ndarray:
         heat = self.heat(min(size, max(self.geometry["rows"], self.geometry["columns"])))
-        return overlay(resize(self.radiograph.pixels, *heat.shape), heat)
+        return overlay(resize(self.film, *heat.shape), heat)
 
     def strip(self) -> bytes:
         reconstruction, heat = self.reconstruction(STRIP_SIZE), self.heat(STRIP_SIZE)
-        film = resize(self.radiograph.pixels, *heat.shape)
+        film = resize(self.film, *heat.shape)
         return strip([film, reconstruction, overlay(film, heat)])
 
 
@@ -228,8 +229,8 @@ def _file(kind: str, result: _Result) -> tuple[str, str, bytes]:
     """Kind, end of the name and bytes of a file for a film that is not DICOM."""
     if result.format == "nifti":
         if kind == "sc":
-            return "image", ".nii.gz", _nifti(result.reconstruction("source"), result.radiograph)
-        return "heatmap", ".heatmap.nii.gz", _nifti(result.heat("source"), result.radiograph)
+            return "image", ".nii.gz", _nifti(result.reconstruction("source"), result.meta)
+        return "heatmap", ".heatmap.nii.gz", _nifti(result.heat("source"), result.meta)
     if kind == "sc":
         shown = result.reconstruction("network")
         return "image", ".png", _png(np.rint(np.clip(shown, 0, 1) * 65535).astype(np.uint16))
@@ -242,13 +243,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _nifti(values: np.ndarray, film: Radiograph) -> bytes:
+def _nifti(values: np.ndarray, meta: Mapping[str, Any]) -> bytes:
     """A plane of the source's size on the voxel grid of the source file: its index order, its affine."""
-    to_source = np.rint(np.linalg.inv(np.asarray(film.affine)) @ film.row_major_affine)[
-        :2, :2
-    ]  # (row, column) to source index
-    if to_source[0, 0] == 0:
-        values = values.T
-    values = values[tuple(slice(None, None, -1 if axis.sum() < 0 else 1) for axis in to_source)]
-    image = nibabel.Nifti1Image(np.ascontiguousarray(values), film.affine)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(in_source_order(values, meta)), meta["source_affine"])
     return gzip.compress(image.to_bytes(), mtime=0)
