@@ -54,6 +54,8 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "retry_failed": SWITCH,
     "strict_view": SWITCH,
     "manifest_paths": SWITCH,
+    "scores": SWITCH,
+    "report": SWITCH,
 }
 
 
