@@ -54,7 +54,15 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
-    settings = _given(
+    _run_folder(arguments)
+
+
+def _score(arguments: argparse.Namespace, rest: list[str]) -> None:
+    _run_folder(arguments, scores=True, report=True)
+
+
+def _run_folder(arguments: argparse.Namespace, **switches: bool) -> None:
+    settings = switches | _given(
         dataset_dir=arguments.folder,
         output_dir=arguments.output,
         weights=arguments.weights,
@@ -162,23 +170,47 @@ def _parser() -> Parser:
         "--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)"
     )
 
-    reconstruct = command(_reconstruct, "reconstruct every film of a folder; DICOM in, derived DICOM out")
-    reconstruct.add_argument("folder", type=Path, metavar="IN")
-    reconstruct.add_argument("--output", type=Path, metavar="OUT", required=True)
-    reconstruct.add_argument(
-        "--objects",
-        nargs="+",
-        choices=("sc", "overlay"),
-        help="what to write: the reconstruction (sc, the default), a coloured picture of what differs (overlay)",
+    def folder_command(function: Any, text: str, objects: dict[str, str], default: list[str]) -> None:
+        sub = command(function, text)
+        sub.add_argument("folder", type=Path, metavar="IN")
+        sub.add_argument("--output", type=Path, metavar="OUT", required=True)
+        meanings = "; ".join(f"{kind}: {meaning}" for kind, meaning in objects.items())
+        sub.add_argument(
+            "--objects",
+            nargs="+",
+            choices=tuple(objects),
+            default=default,
+            metavar="KIND",
+            help=f"what to write. {meanings} (default: {' '.join(default)})",
+        )
+        sub.add_argument("--bits-stored", type=int, choices=(12, 16), help="of the reconstruction (default: 12)")
+        sub.add_argument("--workers", type=_count, help="processes (default: one per core, at most 4)")
+        sub.add_argument("--timeout", type=_count, help="seconds per film (default: 120)")
+        sub.add_argument("--force", action="store_true", help="do everything again")
+        sub.add_argument("--retry-failed", action="store_true", help="try failed films again")
+        sub.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")
+        sub.add_argument(
+            "--manifest-paths",
+            action="store_true",
+            help="put input paths, which may name patients, into the manifest and the report",
+        )
+
+    reconstruction = {"sc": "the reconstruction"}
+    folder_command(
+        _reconstruct,
+        "reconstruct every film of a folder; DICOM in, derived DICOM out",
+        {**reconstruction, "overlay": "the film coloured where the reconstruction differs"},
+        ["sc"],
     )
-    reconstruct.add_argument("--bits-stored", type=int, choices=(12, 16))
-    reconstruct.add_argument("--workers", type=_count, help="processes (default: one per core, at most 4)")
-    reconstruct.add_argument("--timeout", type=_count, help="seconds per film (default: 120)")
-    reconstruct.add_argument("--force", action="store_true", help="do everything again")
-    reconstruct.add_argument("--retry-failed", action="store_true", help="try failed films again")
-    reconstruct.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")
-    reconstruct.add_argument(
-        "--manifest-paths", action="store_true", help="put input paths, which may name patients, into the manifest"
+    folder_command(
+        _score,
+        "tell of every film of a folder whether it is fit for use and how unusual it is; writes report.html",
+        {
+            "overlay": "the film under a heat map of what is unusual",
+            "sr": "a DICOM Structured Report of the scores",
+            **reconstruction,
+        },
+        ["overlay", "sr"],
     )
 
     scan = command(_scan, "tell what a run over a folder would do with each file, and why", weights=False)
