@@ -1,0 +1,55 @@
+"""A network of their own for the servers that tests start, and an Orthanc in it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.interop.servers import running
+
+_CLONE_NEWNET = 0x40000000
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """A running server and the folder of its own files."""
+
+    folder: Path
+    url: str
+    dicom_port: int
+
+
+@pytest.fixture(scope="module")
+def own_network(tool: Callable[[str], str]) -> Iterator[None]:
+    """A network namespace with nothing but a loopback, for this thread and the processes that it starts."""
+    ip, libc = tool("ip"), ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as outside:
+        if libc.unshare(_CLONE_NEWNET):
+            message = f"no network namespace: {os.strerror(ctypes.get_errno())}"
+            pytest.fail(message) if os.environ.get("CXR_VAE_REQUIRE_INTEROP") == "1" else pytest.skip(message)
+        subprocess.run([ip, "link", "set", "lo", "up"], check=True)
+        yield
+        libc.setns(outside.fileno(), _CLONE_NEWNET)
+
+
+@pytest.fixture(scope="module")
+def orthanc(
+    own_network: None, tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Orthanc]:
+    """The server of the PACS example, its storage and ports apart."""
+    folder = tmp_path_factory.mktemp("orthanc")
+    http, dicom = 18042, 14242
+    settings = json.loads((Path(__file__).parents[2] / "examples" / "pacs" / "orthanc.json").read_text())
+    settings |= {"HttpPort": http, "DicomPort": dicom}
+    settings |= dict.fromkeys(("StorageDirectory", "IndexDirectory"), str(folder / "storage"))
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    url = f"http://127.0.0.1:{http}"
+    with running([tool("Orthanc"), str(folder / "orthanc.json")], f"{url}/system", folder / "log"):
+        yield Orthanc(folder, url, dicom)
