@@ -10,7 +10,8 @@ import subprocess
 import pydicom
 import pytest
 
-from tests.inference.standins import run
+from tests.inference.standins import rows
+from tests.inference.test_scored_run import engine
 
 pytestmark = pytest.mark.interop
 
@@ -26,8 +27,10 @@ def errors(tool, path):
 @pytest.mark.filterwarnings("ignore")
 def test_real_folder(external_films, tool, tmp_path):
     folder = external_films / "dicom"
-    result = run(folder, tmp_path / "out", objects=["sc", "overlay"], num_workers=2)
-    assert result.pop("exit code") == 8
+    job = engine(folder, tmp_path / "out", objects=["sc", "overlay", "sr"], num_workers=2)
+    job.run()
+    assert job.exit_code == 8
+    result = rows(folder, tmp_path / "out")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert set(result) == {str(path.relative_to(folder)) for path in files}
     digests = collections.Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)

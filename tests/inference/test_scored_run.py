@@ -1,0 +1,128 @@
+"""A folder run with scores: heat maps, Structured Reports and the page to look at, whatever happens on the way."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydicom
+import pytest
+from monai.transforms import Compose
+
+from monai_cxr_vae.data.writers import SaveRadiographd, strip_file
+from monai_cxr_vae.inference import FilmEvaluator, FolderRun
+from tests.inference.standins import CANARIES, evaluator, rows, tree, write_film, write_folder
+
+OBJECTS = ["overlay", "sr"]
+SCORES = ("quality", "quality_p", "quality_part", "anomaly", "anomaly_p", "anomaly_part")
+
+
+class Scored:
+    """Scores that follow from the film alone, and a map that is the film itself."""
+
+    def __call__(self, data: dict) -> dict:
+        mean = float(data["image"].mean())
+        anomaly = {"anomaly": 10 * mean, "anomaly_p": 1 - mean, "anomaly_part": "residual"}
+        scores = {"quality": -mean, "quality_p": mean, "quality_part": "blur", **anomaly}
+        return {**data, "scores": scores, "heatmap": data["image"].clone()}
+
+
+def engine(folder: Path, output: Path, objects: Sequence[str] = OBJECTS, **options: object) -> FilmEvaluator:
+    made = evaluator(folder, output, report=True, **options)
+    save = SaveRadiographd("pred", output, made.provenance, objects=objects, scores=True, report=True)
+    made.chain.postprocessing = Compose([Scored(), save])
+    return made
+
+
+def reported(output: Path) -> list[dict]:
+    page = (output / "report.html").read_text()
+    (data,) = re.findall(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)
+    return json.loads(data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    base = tmp_path_factory.mktemp("scored")
+    folder, output = write_folder(base / "in", 4), base / "out"
+    truncated = write_film(folder / "broken", 20)
+    truncated.write_bytes(truncated.read_bytes()[:-1000])
+    job = engine(folder, output)
+    job.run()
+    assert job.exit_code == 8
+    return folder, output
+
+
+def test_every_film_has_its_scores_in_the_manifest_and_in_its_report(finished):
+    folder, output = finished
+    for name, row in rows(folder, output).items():
+        done = row["status"] == "done"
+        assert all((key in row) == done for key in SCORES)
+        kinds = ["overlay", "sr"] if row["format"] == "dicom" else ["overlay"]
+        assert [o["kind"] for o in row["outputs"]] == (kinds if done else []), name
+        for written in row["outputs"]:
+            if written["kind"] == "sr":
+                text = str(pydicom.dcmread(output / written["path"]))
+                assert text.count(f"{row['anomaly']:.9f}"[:9]) >= 1
+                assert row["sop_uid"] in text
+            elif row["format"] == "dicom":
+                assert "heat map" in pydicom.dcmread(output / written["path"]).SeriesDescription
+
+
+def test_page_has_every_file_with_its_picture_or_its_reason(finished):
+    folder, output = finished
+    told = {row["index"]: row for row in reported(output)}
+    for row in rows(folder, output).values():
+        shown = told.pop(row["index"])
+        assert (shown["status"], shown.get("reason")) == (row["status"], row["reason"])
+        if row["status"] == "done":
+            assert {key: shown[key] for key in SCORES} == {key: row[key] for key in SCORES}
+            assert base64.b64decode(shown["strip"]) == strip_file(output, row["input_sha256"]).read_bytes()
+        else:
+            assert "strip" not in shown
+    assert not told
+
+
+def test_second_run_changes_nothing(finished):
+    folder, output = finished
+    before = tree(output)
+    engine(folder, output).run()
+    assert tree(output) == before
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_abandoned_run_is_completed(finished, tmp_path, after):
+    folder, output = finished
+    left = engine(folder, tmp_path / "out", num_workers=2)
+    job = FolderRun(left.dataset, tmp_path / "out", left.chain, left.provenance, left.options)
+    job.__enter__()
+    for _, row in zip(range(after), job, strict=False):
+        job.record(row)
+    job._cleanup.close()
+    assert not (tmp_path / "out" / "report.html").exists()
+    engine(folder, tmp_path / "out").run()
+    assert tree(tmp_path / "out") == tree(output)
+
+
+def test_page_is_written_without_a_lost_picture(tmp_path):
+    write_film(tmp_path / "in" / "a", 1)
+    engine(tmp_path / "in", tmp_path / "out").run()
+    (row,) = reported(tmp_path / "out")
+    strip_file(tmp_path / "out", row.pop("input_sha256")).unlink()
+    engine(tmp_path / "in", tmp_path / "out").run()
+    row.pop("strip")
+    (again,) = reported(tmp_path / "out")
+    again.pop("input_sha256")
+    assert again == row
+
+
+def test_nothing_about_a_patient_or_a_path_is_told_unless_asked_for(tmp_path):
+    name, identity, place = CANARIES
+    write_film(tmp_path / place / identity, 1, PatientName=name, PatientID=identity, StudyDescription=identity)
+    for output, options in (("out", {}), ("paths", {"manifest_paths": True})):
+        engine(tmp_path / place, tmp_path / output, **options).run()
+        page = (tmp_path / output / "report.html").read_text()
+        assert name not in page
+        assert (place in page) == (output == "paths")
