@@ -17,10 +17,12 @@ from monai.engines import Evaluator
 
 from monai_cxr_vae.dicom.derive import Provenance
 from monai_cxr_vae.errors import OutputError
+from monai_cxr_vae.inference.batches import DEFAULT_SIZE, FixedBatches
 from monai_cxr_vae.inference.film_chain import FilmChain
 from monai_cxr_vae.inference.folder import FilmFolder
 from monai_cxr_vae.inference.folder_run import FolderOptions, FolderRun, summary
 from monai_cxr_vae.inference.manifest import Row
+from monai_cxr_vae.inference.ranks import Ranks
 
 OUTPUT_FAILED, INTERRUPTED, TERMINATED = 3, 130, 143
 
@@ -31,12 +33,18 @@ class FilmEvaluator(Evaluator):
     ``engine.state.batch`` and ``engine.state.output`` are the row of the film that has just been finished; handlers for
     iterations see every film that this run works on. No film ends the run: what goes wrong with it is in its row.
 
+    Processes that torchrun started share the films.
+
     Args:
-        device: where the network runs.
+        device: where the network runs: on the CPU in the worker processes, film by film; else in this process, in
+            batches of fixed size (:class:`monai_cxr_vae.inference.batches.FixedBatches`), between reading and writing
+            in the worker processes.
         dataset: the films and their preprocessing.
         network: see :class:`monai_cxr_vae.inference.film_chain.FilmChain`, as are ``inferer`` and ``postprocessing``.
+            It stays on the CPU; the device gets a copy.
         output_dir: where the results go; belongs to one pair of weights and settings.
         provenance: that pair.
+        batch_size: films per batch; given, there are batches on the CPU too.
         val_handlers: event handlers.
         **options: fields of :class:`monai_cxr_vae.inference.folder_run.FolderOptions`.
     """
@@ -50,14 +58,17 @@ class FilmEvaluator(Evaluator):
         postprocessing: Callable[[Any], Any],
         output_dir: str | os.PathLike,
         provenance: Provenance,
+        batch_size: int | None = None,
         val_handlers: Sequence[Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(torch.device(device), (), epoch_length=1, val_handlers=val_handlers, decollate=False)
         options.setdefault("progress", sys.stderr.isatty())
-        if self.state.device.type != "cpu":
-            options["memory_limit"] = None  # a GPU driver reserves address space without measure
-        self.chain = FilmChain(dataset.transform, network, inferer, postprocessing, device)
+        self.chain = FilmChain(dataset.transform, network, inferer, postprocessing)
+        self.batches = None
+        if batch_size or self.state.device.type != "cpu":
+            self.batches = FixedBatches(network, inferer, self.state.device, batch_size or DEFAULT_SIZE)
+        self.ranks = Ranks.from_environment()
         self.dataset = dataset
         self.output_dir = output_dir
         self.provenance = provenance
@@ -78,7 +89,7 @@ class FilmEvaluator(Evaluator):
         self.exit_code, self._output_error = 1, None
         before = _on_termination(_raise_terminated)
         try:
-            with FolderRun(self.dataset, self.output_dir, self.chain, self.provenance, self.options) as job:
+            with self.ranks, self._job() as job:
                 self._folder_run = job
                 if len(job):
                     self.data_loader = _Rows(job)
@@ -86,10 +97,12 @@ class FilmEvaluator(Evaluator):
                     super().run(global_epoch)
                     if self._output_error:
                         raise self._output_error
-                else:
+                elif self.ranks.first:
                     print("nothing to do: no film is without its result", file=sys.stderr)
-            self.exit_code = job.exit_code()
-            print(f"{summary(job.rows)}; see {Path(self.output_dir) / 'manifest.csv'}", file=sys.stderr)
+                job.gather()
+                self.exit_code = job.exit_code()
+                if self.ranks.first:
+                    print(f"{summary(job.rows)}; see {Path(self.output_dir) / 'manifest.csv'}", file=sys.stderr)
         except OutputError as error:
             self.exit_code = OUTPUT_FAILED
             print(error, file=sys.stderr)
@@ -108,6 +121,11 @@ class FilmEvaluator(Evaluator):
         if self.exit_code:
             raise SystemExit(self.exit_code)
 
+    def _job(self) -> FolderRun:
+        return FolderRun(
+            self.dataset, self.output_dir, self.chain, self.provenance, self.options, self.batches, self.ranks
+        )
+
     def _iteration(self, engine: Any, batchdata: Any) -> Any:
         try:
             if isinstance(batchdata, OutputError):
@@ -124,7 +142,7 @@ class ProgressOnTerminal:
 
     def attach(self, engine: Engine) -> None:
         """Follow the iterations of ``engine``."""
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and Ranks.from_environment().first:
             ProgressBar(desc="films", persist=True).attach(engine)
 
 

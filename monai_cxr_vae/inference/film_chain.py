@@ -22,15 +22,15 @@ class FilmChain:
     """Preprocessing, network, inferer and postprocessing of one film at a time.
 
     Batch 1 makes a film's bytes independent of its neighbours: in a batch the last bits of a convolution depend on the
-    batch's size.
+    batch's size. The steps can be taken one by one, with :class:`monai_cxr_vae.inference.batches.FixedBatches` in
+    place of :meth:`predict`.
 
     Args:
         preprocessing: transforms of ``{"image": path}`` that end in a MetaTensor ``(1, S, S)`` under ``image``.
-        network: in evaluation mode gives a reconstruction ``(N, 1, S, S)``.
+        network: in evaluation mode gives a reconstruction ``(N, 1, S, S)``; on the CPU.
         inferer: MONAI inferer.
         postprocessing: transforms of ``{"image", "pred", "input_sha256"}``; ``outputs`` and ``scores`` that they leave
             go into the row.
-        device: where the network runs, from the first call on.
     """
 
     def __init__(
@@ -39,13 +39,11 @@ class FilmChain:
         network: torch.nn.Module,
         inferer: Callable[..., torch.Tensor],
         postprocessing: Callable[[Any], Any],
-        device: torch.device | str = "cpu",
     ) -> None:
         self.preprocessing = preprocessing
         self.network = network
         self.inferer = inferer
         self.postprocessing = postprocessing
-        self.device = torch.device(device)
         self._ready = False
 
     def __call__(self, path: str | os.PathLike) -> Row:
@@ -58,13 +56,49 @@ class FilmChain:
         Raises:
             OutputError: the result cannot be written, which is no fault of the film.
         """
+        row, data = self.prepare(path)
+        if data is None:
+            return row
+        try:
+            prediction = self.predict(data["image"].as_tensor())
+        except Exception as error:
+            return failed(row, error)
+        return self.complete(row, data, prediction)
+
+    def prepare(self, path: str | os.PathLike) -> tuple[Row, dict[str, Any] | None]:
+        """Read and preprocess one film.
+
+        Returns:
+            The film's row and the data for the further steps; no data if the film failed, of which the row then tells.
+        """
         row = new_row()
         try:
             row["input_sha256"] = file_sha256(path)
             data = self.preprocessing({"image": os.fspath(path)})
             self._describe(row, data["image"])
-            data = {**data, "pred": self._predict(data["image"]), "input_sha256": row["input_sha256"]}
-            data = self.postprocessing(data)
+        except Exception as error:
+            return failed(row, error), None
+        return row, data
+
+    def predict(self, image: torch.Tensor) -> torch.Tensor:
+        """Reconstruction ``(1, S, S)`` of one film ``(1, S, S)``."""
+        if not self._ready:  # once per process: walking a network's parameters costs as much as a small film
+            self.network.eval()
+            self._ready = True
+        with torch.inference_mode():
+            return self.inferer(image[None], self.network)[0].float()
+
+    def complete(self, row: Row, data: dict[str, Any], prediction: torch.Tensor) -> Row:
+        """Postprocess one film and complete its row.
+
+        Raises:
+            OutputError: the result cannot be written, which is no fault of the film.
+        """
+        try:
+            image = data["image"]
+            # The record of the transforms makes the prediction invertible like the image.
+            pred = MetaTensor(prediction, meta=image.meta, applied_operations=image.applied_operations)
+            data = self.postprocessing({**data, "pred": pred, "input_sha256": row["input_sha256"]})
         except Exception as error:
             for cause in _chain(error):  # transforms wrap what they raise
                 if isinstance(cause, OutputError):
@@ -72,15 +106,6 @@ class FilmChain:
             return failed(row, error)
         row.update(status="done", reason=None, outputs=data.get("outputs", []), **data.get("scores", {}))
         return row
-
-    def _predict(self, image: MetaTensor) -> MetaTensor:
-        if not self._ready:  # once per process: walking a network's parameters costs as much as a small film
-            self.network.to(self.device).eval()
-            self._ready = True
-        with torch.inference_mode():
-            output = self.inferer(image.as_tensor()[None].to(self.device), self.network)
-        # The record of the transforms makes the prediction invertible like the image.
-        return MetaTensor(output[0].float().cpu(), meta=image.meta, applied_operations=image.applied_operations)
 
     @staticmethod
     def _describe(row: Row, image: MetaTensor) -> None:

@@ -6,22 +6,29 @@ import contextlib
 import fcntl
 import json
 import os
+import pickle
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from monai_cxr_vae.data.writers import PRIVATE_FOLDER, file_sha256, write_atomically
 from monai_cxr_vae.dicom.derive import Provenance
 from monai_cxr_vae.errors import InputError, OutputError
-from monai_cxr_vae.inference.film_chain import FilmChain
+from monai_cxr_vae.inference.batches import FixedBatches
+from monai_cxr_vae.inference.film_chain import FilmChain, failed
 from monai_cxr_vae.inference.folder import Entry, FilmFolder, read_header, read_picture
 from monai_cxr_vae.inference.manifest import COLUMNS, OPTIONAL, Journal, Row, write_csv
 from monai_cxr_vae.inference.pool import Fault, IsolatedPool
+from monai_cxr_vae.inference.ranks import Ranks
+from monai_cxr_vae.inference.report import write_report
+from monai_cxr_vae.machine import cpu_count
 
 # Imported once by the server that the worker processes are forked from.
 _PRELOAD = ("monai_cxr_vae.inference.folder_run", "monai_cxr_vae.model", "monai.inferers", "monai.transforms")
@@ -38,7 +45,8 @@ class FolderOptions:
         strict_view: skip films of which nothing says that they are frontal.
         force: do everything again.
         retry_failed: try failed films again.
-        manifest_paths: put input paths, which may name patients, into the manifest.
+        manifest_paths: put input paths, which may name patients, into the manifest and the report.
+        report: write ``report.html``, which shows the films.
         progress: show progress bars.
     """
 
@@ -49,11 +57,12 @@ class FolderOptions:
     force: bool = False
     retry_failed: bool = False
     manifest_paths: bool = False
+    report: bool = False
     progress: bool = False
 
-    def pool(self, function: Any) -> IsolatedPool:
-        workers = self.num_workers or min(4, len(os.sched_getaffinity(0)))
-        return IsolatedPool(function, workers, self.timeout, self.memory_limit, _PRELOAD)
+    def pool(self, function: Any, in_flight: int = 2) -> IsolatedPool:
+        workers = self.num_workers or min(4, cpu_count())
+        return IsolatedPool(function, workers, self.timeout, self.memory_limit, _PRELOAD, in_flight)
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,34 @@ class _FilmTask:
     path: str
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A film on its way to the network. The parent process has no use for ``data``, and leaves it packed."""
+
+    row: Row
+    image: np.ndarray
+    data: bytes
+
+
+@dataclass(frozen=True)
+class _PrepareTask:
+    path: str
+
+
+@dataclass(frozen=True)
+class _CompleteTask:
+    path: str
+    film: _Prepared
+    prediction: np.ndarray
+
+
 class _Work:
     """What a worker process does."""
 
     def __init__(self, chain: FilmChain | None) -> None:
         self._chain = chain
 
-    def __call__(self, task: _HeaderTask | _PictureTask | _FilmTask) -> Any:
+    def __call__(self, task: Any) -> Any:
         if isinstance(task, _HeaderTask):
             options = {"strict_view": task.strict_view, "digest": task.digest, "thorough": task.thorough}
             return read_header(task.path, **options)
@@ -88,6 +118,12 @@ class _Work:
             return read_picture(task.path)
         if self._chain is None:
             raise TypeError("no chain to run films through")
+        if isinstance(task, _PrepareTask):
+            row, data = self._chain.prepare(task.path)
+            return row if data is None else _Prepared(row, data["image"].as_tensor().numpy(), pickle.dumps(data))
+        if isinstance(task, _CompleteTask):
+            prediction = torch.from_numpy(task.prediction)
+            return self._chain.complete(task.film.row, pickle.loads(task.film.data), prediction)
         return self._chain(task.path)
 
 
@@ -106,7 +142,7 @@ def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Ite
     headers: dict[str, Row] = {entry.path: _no_file(entry.path) for entry in entries if entry.size < 0}
     tasks = [_HeaderTask(entry.path, options.strict_view, True, thorough=True) for entry in entries if entry.size >= 0]
     with options.pool(_Work(None)) as pool:
-        for task, result in tqdm(pool.map(tasks), "headers", len(tasks), disable=not options.progress):
+        for task, result in tqdm(pool.map(deque(tasks)), "headers", len(tasks), disable=not options.progress):
             headers[task.path] = _fault(result) if isinstance(result, Fault) else result
     seen: set[tuple[Any, ...]] = set()
     for entry in entries:
@@ -132,7 +168,19 @@ class FolderRun:
     """The state of an output folder while a run works on it; a context manager.
 
     Entering takes the folder, lists the inputs and reads the headers that are new; iterating yields a row per pending
-    film, which :meth:`record` stores; leaving writes ``manifest.csv``.
+    film, which :meth:`record` stores; leaving writes ``manifest.csv`` and the report.
+
+    Several ranks share the films and one output folder: the first one does what is done once, and each takes its part
+    of the films. They all add to one manifest.
+
+    Args:
+        folder: the films.
+        output_dir: where the results go.
+        chain: what is done with a film.
+        provenance: the weights and settings that the folder belongs to.
+        options: how it is done.
+        batches: where the network runs; None runs it in each worker process, film by film.
+        ranks: the processes that share the run.
 
     Raises:
         InputError: the folders cannot be used for this run.
@@ -146,13 +194,17 @@ class FolderRun:
         chain: FilmChain,
         provenance: Provenance,
         options: FolderOptions,
+        batches: FixedBatches | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.folder = folder
         self.output_dir = Path(output_dir)
         self.private = self.output_dir / PRIVATE_FOLDER
         self.provenance = provenance
         self.options = options
-        self._pool = options.pool(_Work(chain))
+        self.ranks = ranks or Ranks()
+        self._batches = batches
+        self._pool = options.pool(_Work(chain), in_flight=1 if batches else 2)
         self._cleanup = contextlib.ExitStack()
         self._index: dict[str, int] = {}
         self._aliases: dict[int, list[int]] = defaultdict(list)
@@ -162,22 +214,42 @@ class FolderRun:
     def __enter__(self) -> FolderRun:
         with contextlib.ExitStack() as stack:
             stack.callback(self._pool.close)
-            self._take_output_dir(stack)
-            self._manifest = Journal(self.output_dir / "manifest.jsonl")
-            stack.callback(self._manifest.close)
-            self._inputs = Journal(self.private / "inputs.jsonl", mode=0o600)
-            stack.callback(self._inputs.close)
-            if self._manifest.current and not self._inputs.current:
-                raise InputError(
-                    f"{self.output_dir} holds a manifest without its {PRIVATE_FOLDER} folder; take another"
-                )
-            self._read_folder()
+            groups, self._aliases = self.ranks.from_first(lambda: self._begin(stack))
+            if not self.ranks.first:
+                self._open_journals(stack)
+            self._groups = self.ranks.share(groups)
             self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._cleanup:
-            write_csv(self.output_dir, self.rows)
+            if self.ranks.first:
+                if self.ranks.size > 1:
+                    self._manifest.load()
+                write_csv(self.output_dir, self.rows)
+                if self.options.report:
+                    write_report(self.output_dir, self.rows, self.provenance)
+
+    def gather(self) -> None:
+        """Wait until the films of all ranks are done, and take over their rows."""
+        if self.ranks.size > 1:
+            self.ranks.wait()
+            self._manifest.load()
+
+    def _begin(self, stack: contextlib.ExitStack) -> tuple[list[list[int]], dict[int, list[int]]]:
+        """What one rank does for all: films to run, by what claims to be one film, and other names of the same file."""
+        self._take_output_dir(stack)
+        self._open_journals(stack)
+        if self._manifest.current and not self._inputs.current:
+            raise InputError(f"{self.output_dir} holds a manifest without its {PRIVATE_FOLDER} folder; take another")
+        groups = self._read_folder()
+        return groups, self._aliases
+
+    def _open_journals(self, stack: contextlib.ExitStack) -> None:
+        self._manifest = Journal(self.output_dir / "manifest.jsonl")
+        stack.callback(self._manifest.close)
+        self._inputs = Journal(self.private / "inputs.jsonl", mode=0o600)
+        stack.callback(self._inputs.close)
 
     def __len__(self) -> int:
         """Number of rows that iterating will yield."""
@@ -189,7 +261,7 @@ class FolderRun:
         while queues:
             others = {first: rest for first, *rest in queues}
             queues = []
-            for row in self._run(_FilmTask, others):
+            for row in self._run_films(others):
                 yield row
                 rest = others[row["index"]]
                 if row["status"] == "done":
@@ -219,15 +291,47 @@ class FolderRun:
         self._digests = {row["index"]: row["input_sha256"] for row in pictures.values()}
         return queues
 
+    def _run_films(self, indices: Iterable[int]) -> Iterator[Row]:
+        if self._batches is None:
+            yield from self._run(_FilmTask, indices)
+            return
+        index = {self._path(i): i for i in indices}
+        tasks: deque[Any] = deque(map(_PrepareTask, index))
+        prepared: list[tuple[str, _Prepared]] = []
+        while tasks or prepared:
+            for task, result in self._pool.map(tasks):
+                if isinstance(result, _Prepared):
+                    prepared.append((task.path, result))
+                    if len(prepared) == self._batches.size:
+                        yield from self._predict(prepared, tasks, index)
+                else:
+                    row = _fault(result, task.path) if isinstance(result, Fault) else result
+                    yield {"index": index[task.path], **row}
+            yield from self._predict(prepared, tasks, index)  # nothing is left that could fill the batch
+
+    def _predict(
+        self, prepared: list[tuple[str, _Prepared]], tasks: deque[Any], index: dict[str, int]
+    ) -> Iterator[Row]:
+        """Turn prepared films into tasks, to be done before others, and into rows where the network fails."""
+        if not prepared or self._batches is None:
+            return
+        predictions = self._batches([film.image for _, film in prepared])
+        for (path, film), prediction in zip(prepared, predictions, strict=True):
+            if isinstance(prediction, Exception):
+                yield {"index": index[path], **failed(film.row, prediction)}
+            else:
+                tasks.appendleft(_CompleteTask(path, film, prediction))
+        prepared.clear()
+
     def _run(self, kind: type[_PictureTask | _FilmTask], indices: Iterable[int]) -> Iterator[Row]:
         """Rows of a task per input, as they come."""
         tasks = {kind(self._path(index)): index for index in indices}
-        for task, result in self._pool.map(tasks):
+        for task, result in self._pool.map(deque(tasks)):
             row = _fault(result, task.path) if isinstance(result, Fault) else result
             yield {"index": tasks[task], **row}
 
     @property
-    def rows(self) -> Iterable[Row]:
+    def rows(self) -> Collection[Row]:
         """The current rows."""
         return self._manifest.current.values()
 
@@ -280,7 +384,8 @@ class FolderRun:
         elif json.loads(file.read_bytes()) != owner:
             raise InputError(f"{self.output_dir} holds results of another model or other settings; take another folder")
 
-    def _read_folder(self) -> None:
+    def _read_folder(self) -> list[list[int]]:
+        """Take stock of the inputs, and return the films to run."""
         entries = self.folder.entries()
         self._index = {row["path"]: index for index, row in self._inputs.current.items()}
         changed = set()
@@ -296,10 +401,10 @@ class FolderRun:
         self._find_aliases(present)
         self._read_headers(present, changed)
         self._mark_gone(present)
-        self._groups = self._pending_groups(present)
-        pending = {index for group in self._groups for index in group}
-        for index in set(self._aliases) - pending:
+        groups = self._pending_groups(present)
+        for index in set(self._aliases) - {index for group in groups for index in group}:
             self._record_aliases(index)
+        return groups
 
     def _find_aliases(self, present: dict[int, Entry]) -> None:
         """Of several names of one file, the first in byte order stands for all."""
@@ -323,7 +428,8 @@ class FolderRun:
                 self._store_header(index, entry, _no_file(entry.path))
             else:
                 tasks[_HeaderTask(entry.path, self.options.strict_view, index in changed)] = index
-        for task, result in tqdm(self._pool.map(tasks), "headers", len(tasks), disable=not self.options.progress):
+        results = self._pool.map(deque(tasks))
+        for task, result in tqdm(results, "headers", len(tasks), disable=not self.options.progress):
             header = _fault(result, task.path) if isinstance(result, Fault) else result
             self._store_header(tasks[task], present[tasks[task]], header)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,8 @@ class _Packed(Mapping[int, Row]):
 class Journal:
     """Lines of JSON that are only ever added; of several with one ``index`` the last counts.
 
-    A line that a kill cut short is removed when the file is opened again.
+    Several processes may add to one journal. A line that a kill cut short is removed when the file is opened again.
+    ``current`` has the lines of this process and those that :meth:`load` found.
 
     Raises:
         OutputError: when opened or added to, if the file cannot be written.
@@ -81,22 +84,35 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode)
-            self._size = self._load()
-            os.ftruncate(self._file, self._size)
         except OSError as error:
             raise _output_error(error) from error
+        self.load()
+
+    def load(self) -> None:
+        """Take over the lines in the file, and remove one that was cut short."""
+        with self._alone(), os.fdopen(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            end = 0
+            for line in file:
+                try:
+                    index = json.loads(line)["index"]
+                except (ValueError, TypeError, KeyError):
+                    break  # nothing after a broken line can be trusted; what it stood for is done again
+                if not line.endswith(b"\n"):
+                    break
+                self.current.lines[index] = line
+                end += len(line)
+            os.ftruncate(self._file, end)
 
     def add(self, row: Row) -> None:
         """Store a row, whole or not at all."""
         line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
-        try:
+        with self._alone():
+            end = os.fstat(self._file).st_size
             written = os.write(self._file, line)
             if written != len(line):
-                os.ftruncate(self._file, self._size)
+                os.ftruncate(self._file, end)
                 raise OutputError("the output cannot be written: No space left on device")
-        except OSError as error:
-            raise _output_error(error) from error
-        self._size += len(line)
         self.current.lines[row["index"]] = line
 
     def close(self) -> None:
@@ -108,20 +124,17 @@ class Journal:
         finally:
             os.close(self._file)
 
-    def _load(self) -> int:
-        """Take over the whole lines and return where they end."""
-        end = 0
-        with os.fdopen(os.dup(self._file), "rb") as file:
-            for line in file:
-                try:
-                    index = json.loads(line)["index"]
-                except (ValueError, TypeError, KeyError):
-                    break  # nothing after a broken line can be trusted; what it stood for is done again
-                if not line.endswith(b"\n"):
-                    break
-                self.current.lines[index] = line
-                end += len(line)
-        return end
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes away from the file."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        except OSError as error:
+            raise _output_error(error) from error
 
 
 def write_csv(output_dir: Path, rows: Iterable[Row]) -> None:

@@ -22,8 +22,6 @@ from typing import Any
 
 from monai_cxr_vae.errors import OutputError
 
-# In flight per process: one at work, one waiting, so that no process idles while the parent stores a row.
-_IN_FLIGHT = 2
 _START_SECONDS = 300.0
 _END_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
@@ -43,6 +41,9 @@ class IsolatedPool:
         timeout: seconds a task may take before its process is killed.
         memory_limit: GiB of address space that a process may take beyond what it has when it starts (None: any).
         preload: modules to import once, before the processes are forked.
+        in_flight: tasks that a process holds: with 2, one waits while the other is at work, so that no process idles
+            while the parent stores a row. Only 1 suits tasks and results larger than a pipe's buffer (about 100 kB):
+            process and parent would wait for each other to read.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class IsolatedPool:
         timeout: float = 120,
         memory_limit: float | None = 3,
         preload: Iterable[str] = (),
+        in_flight: int = 2,
     ) -> None:
         self._payload = pickle.dumps(function)
         self._timeout = timeout
         self._memory_limit = memory_limit
+        self._in_flight = in_flight
         # A forked server never holds the parent's pipe ends, so a process whose parent dies sees its pipe close.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, *preload])
@@ -67,33 +70,31 @@ class IsolatedPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def map(self, tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    def map(self, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield ``(task, result)`` as they come; the result is a :class:`Fault` where the process was lost.
+
+        Args:
+            tasks: emptied from the left; whoever takes the results may add to it.
 
         Raises:
             OutputError: raised by the function; the run is over.
             RuntimeError: a process cannot start.
         """
-        waiting = iter(tasks)
-        again: deque[Any] = deque()
         while True:
             for i, worker in enumerate(self._workers):
-                while worker is None or len(worker.tasks) < _IN_FLIGHT:
-                    task = again.popleft() if again else next(waiting, self)
-                    if task is self:
-                        break
+                while tasks and (worker is None or len(worker.tasks) < self._in_flight):
                     if worker is None:
                         worker = self._workers[i] = self._start()
-                    worker.give(task)
+                    worker.give(tasks.popleft())
             busy = [worker for worker in self._workers if worker is not None and worker.tasks]
             if not busy:
                 return
             ready = wait([w.pipe for w in busy], timeout=max(0.0, min(w.deadline for w in busy) - time.monotonic()))
             for worker in busy:
                 if worker.pipe in ready:
-                    yield from self._receive(worker, again)
+                    yield from self._receive(worker, tasks)
                 elif time.monotonic() >= worker.deadline and not worker.pipe.poll():
-                    yield self._lose(worker, again, "timeout")
+                    yield self._lose(worker, tasks, "timeout")
 
     def close(self) -> None:
         """End the processes, those at work by force; what they were at is not reported."""
@@ -112,17 +113,16 @@ class IsolatedPool:
         theirs.close()
         return _Worker(process, ours, self._timeout)
 
-    def _receive(self, worker: _Worker, again: deque[Any]) -> Iterator[tuple[Any, Any]]:
+    def _receive(self, worker: _Worker, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
         try:
             kind, value = worker.pipe.recv()
-        except (EOFError, ConnectionError, pickle.UnpicklingError):
+        except (EOFError, OSError, pickle.UnpicklingError):  # OSError: in the middle of a message
             if not worker.ready:
                 raise RuntimeError("a worker process died while it started") from None
-            yield self._lose(worker, again, "crashed")
+            yield self._lose(worker, tasks, "crashed")
             return
         if kind == "ready":
-            worker.ready = True
-            worker.restart_clock()
+            worker.begin()
         elif kind == "result":
             task = worker.tasks.popleft()
             worker.restart_clock()
@@ -132,14 +132,14 @@ class IsolatedPool:
         else:
             raise RuntimeError(f"a worker process cannot start: {value}")
 
-    def _lose(self, worker: _Worker, again: deque[Any], reason: str) -> tuple[Any, Fault]:
+    def _lose(self, worker: _Worker, tasks: deque[Any], reason: str) -> tuple[Any, Fault]:
         """Give up a process with the task it was at; the one that waited behind it gets another process."""
         if not worker.ready:
             raise RuntimeError("a worker process did not start in time")
         worker.kill()
         self._workers[self._workers.index(worker)] = None
         task = worker.tasks.popleft()
-        again.extend(worker.tasks)
+        tasks.extendleft(worker.tasks)
         return task, Fault(reason)
 
 
@@ -151,11 +151,20 @@ class _Worker:
         self.deadline = time.monotonic() + _START_SECONDS
 
     def give(self, task: Any) -> None:
-        if self.ready and not self.tasks:
-            self.tasks.append(task)
-            self.restart_clock()
-        else:
-            self.tasks.append(task)
+        self.tasks.append(task)
+        if self.ready:  # else it may not read yet, and the parent must not wait for it
+            if len(self.tasks) == 1:
+                self.restart_clock()
+            self._send(task)
+
+    def begin(self) -> None:
+        """The process has started."""
+        self.ready = True
+        self.restart_clock()
+        for task in self.tasks:
+            self._send(task)
+
+    def _send(self, task: Any) -> None:
         with contextlib.suppress(ConnectionError):  # a dead process shows when its pipe is read
             self.pipe.send(task)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+
+import numpy as np
 import pytest
 
 from monai_cxr_vae.errors import OutputError
@@ -12,7 +15,7 @@ from tests.inference.standins import Unloadable, work
 
 def results(tasks, function=work, **options):
     with FolderOptions(**{"num_workers": 2, "timeout": 60, **options}).pool(function) as pool:
-        return list(pool.map(tasks))
+        return list(pool.map(deque(tasks)))
 
 
 def test_every_task_is_answered_once():
@@ -36,12 +39,35 @@ def test_hang_costs_one_task_and_spares_the_slow():
     assert answers.count(("slow", "slow")) == 4
 
 
+def test_tasks_may_be_added_while_results_come():
+    tasks = deque(["start"])
+    with FolderOptions(num_workers=1).pool(work) as pool:
+        answers = []
+        for task, _ in pool.map(tasks):
+            answers.append(task)
+            if task in ("start", 1):
+                tasks.extendleft([2, 1] if task == "start" else [])
+                tasks.append("last")
+    assert answers == ["start", 1, 2, "last", "last"]
+
+
+def test_messages_larger_than_a_pipe_pass_while_processes_are_lost():
+    large = [np.full(3_000_000, i, np.uint8) for i in range(12)]
+    tasks = deque([*large[:6], "crash", *large[6:], "crash"])
+    with FolderOptions(num_workers=2, timeout=60).pool(work, in_flight=1) as pool:
+        answers = list(pool.map(tasks))
+    assert [result for task, result in answers if isinstance(task, str)] == [Fault("crashed")] * 2
+    arrays = [(task, result) for task, result in answers if not isinstance(task, str)]
+    assert sorted(int(task[0]) for task, _ in arrays) == list(range(12))
+    assert all(np.array_equal(task, result) for task, result in arrays)
+
+
 def test_pool_is_used_again():
     with FolderOptions(num_workers=1).pool(work) as pool:
-        assert list(pool.map([1])) == [(1, 1)]
-        assert list(pool.map([])) == []
-        assert list(pool.map(["crash"])) == [("crash", Fault("crashed"))]
-        assert list(pool.map([2])) == [(2, 2)]
+        assert list(pool.map(deque([1]))) == [(1, 1)]
+        assert list(pool.map(deque())) == []
+        assert list(pool.map(deque(["crash"]))) == [("crash", Fault("crashed"))]
+        assert list(pool.map(deque([2]))) == [(2, 2)]
 
 
 def test_full_disk_ends_everything():
