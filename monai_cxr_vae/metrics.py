@@ -29,6 +29,6 @@ def active_units(mu: Tensor) -> Tensor:
     """Number of latents that carry something: variance of mu over the films above 0.01 (Burda et al. 2016).
 
     Args:
-        mu: ``(N, latents)``.
+        mu: ``(N, ...)``.
     """
     return (mu.float().var(0) > 0.01).sum()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.networks import PRESETS, VAE, Scorer
+from monai_cxr_vae.networks import PRESETS, VAE, AnyVAE, Scorer, SpatialVAE, network_of
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.radiograph import Radiograph
 from monai_cxr_vae.transforms import FITS, fit_to_square
@@ -19,8 +19,8 @@ from monai_cxr_vae.transforms import FITS, fit_to_square
 FORMAT_VERSION = 1
 
 
-class RadiographVAE(VAE):
-    """A VAE that carries all that is needed to use it on films.
+class RadiographVAE(AnyVAE):
+    """A VAE that carries all that is needed to use it on films; which network it is, the preset tells.
 
     Its state dict is flat and holds tensors only; ``_extra_state`` is a JSON text as a uint8 tensor with the settings
     (network, preprocessing, calibration, training summary), so one file opens with ``weights_only=True`` in
@@ -29,7 +29,8 @@ class RadiographVAE(VAE):
     Args:
         preset: name in :data:`monai_cxr_vae.networks.PRESETS`, the source of every argument that is None or absent.
         fit: how a film becomes square, ``"stretch"`` or ``"letterbox"``.
-        **network: arguments of :class:`monai_cxr_vae.networks.VAE`: ``image_size``, ``latent_size``, ``channels``, ...
+        **network: arguments of the preset's network, :class:`monai_cxr_vae.networks.VAE` or
+            :class:`monai_cxr_vae.networks.SpatialVAE`: ``image_size``, ``latent_size``, ``channels``, ...
 
     Raises:
         InputError: unknown preset or fit, or a size that the network cannot have.
@@ -41,9 +42,14 @@ class RadiographVAE(VAE):
         latent_covariance: Tensor
         scorer: Scorer | None
 
-    def __init__(self, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
+    def __new__(cls, preset: str = "vector", fit: str = "stretch", **network: Any) -> RadiographVAE:
         if preset not in PRESETS:
             raise InputError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        if cls is RadiographVAE:
+            cls = SpatialRadiographVAE if network_of(preset) is SpatialVAE else VectorRadiographVAE
+        return super().__new__(cls)
+
+    def __init__(self, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
         if fit not in FITS:
             raise InputError(f"unknown fit {fit!r}; there are {', '.join(FITS)}")
         arguments = PRESETS[preset] | {name: value for name, value in network.items() if value is not None}
@@ -60,10 +66,16 @@ class RadiographVAE(VAE):
         }
         # Fixed by a pass over the training films when a run ends; not a number before.
         self.register_buffer("sigma", torch.tensor(float("nan")))
-        self.register_buffer("latent_mean", torch.full((self.latent_size,), float("nan")))
-        self.register_buffer("latent_covariance", torch.full((self.latent_size, self.latent_size), float("nan")))
+        if self.fits_latents:
+            self.register_buffer("latent_mean", torch.full((self.latent_size,), float("nan")))
+            self.register_buffer("latent_covariance", torch.full((self.latent_size, self.latent_size), float("nan")))
         self.scorer = None  # there once it is fitted, see monai_cxr_vae.scoring
         self.register_load_state_dict_pre_hook(_add_scorer)
+
+    @property
+    def fits_latents(self) -> bool:
+        """Whether a Gaussian of the latents can be fitted: a grid has more latents than there are films."""
+        return len(self.latent_shape) == 1
 
     def get_extra_state(self) -> Tensor:
         """The settings as UTF-8 JSON in a uint8 tensor (PyTorch's hook for state that is not a parameter)."""
@@ -108,8 +120,13 @@ class RadiographVAE(VAE):
         """
         if distribution not in ("fitted", "prior"):
             raise InputError(f'unknown distribution {distribution!r}; there are "fitted" and "prior"')
-        z = torch.randn(n, self.latent_size, generator=torch.Generator().manual_seed(seed))
+        z = torch.randn(n, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
         if distribution == "fitted":
+            if not self.fits_latents:
+                raise InputError(
+                    "a grid of latents has no fitted distribution to draw films from; sample from a vector preset, or "
+                    "train a latent diffusion model on the means that encode gives"
+                )
             if not torch.isfinite(self.latent_covariance).all():
                 raise InputError(
                     "the latent distribution of these weights is not fitted; a finished training run fits it"
@@ -118,7 +135,7 @@ class RadiographVAE(VAE):
             root = (vectors * eigenvalues.clamp(min=0).sqrt()).float()
             z = self.latent_mean.cpu() + z @ root.T
         with torch.no_grad():
-            return self.decode(z.to(self.latent_mean.device)).clamp(0, 1)
+            return self.decode(z.to(self.sigma.device)).clamp(0, 1)
 
 
 def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -126,6 +143,14 @@ def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_:
     start = f"{prefix}scorer."
     own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
     model.scorer = Scorer.shaped_like(own) if own else None
+
+
+class VectorRadiographVAE(RadiographVAE, VAE):
+    """:class:`RadiographVAE` with a vector of latents."""
+
+
+class SpatialRadiographVAE(RadiographVAE, SpatialVAE):
+    """:class:`RadiographVAE` with a grid of latents."""
 
 
 def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from monai_cxr_vae.networks.base import AnyVAE
 from monai_cxr_vae.networks.critic import Critic
-from monai_cxr_vae.networks.presets import PRESETS
+from monai_cxr_vae.networks.presets import PRESETS, network_of
 from monai_cxr_vae.networks.scorer import Scorer
+from monai_cxr_vae.networks.spatial import SpatialVAE
 from monai_cxr_vae.networks.vae import VAE
 
-__all__ = ["PRESETS", "VAE", "Critic", "Scorer"]
+__all__ = ["PRESETS", "VAE", "AnyVAE", "Critic", "Scorer", "SpatialVAE", "network_of"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from monai_cxr_vae.networks.base import AnyVAE, check_films
 from monai_cxr_vae.networks.blocks import (
     ResidualBlock,
     ResidualMLP,
@@ -24,12 +25,8 @@ __all__ = ["VAE"]
 _INITIAL_LOGVAR = -2.0
 
 
-class VAE(nn.Module):
-    """VAE for square grey films.
-
-    Films are ``(N, 1, image_size, image_size)`` float tensors in [0, 1]; the output is linear, so a reconstruction may
-    leave that range slightly: clamp it for display and metrics only. The latent vector has ``latent_size`` values, its
-    prior is the standard normal.
+class VAE(AnyVAE):
+    """VAE with a latent vector of ``latent_size`` values.
 
     The decoder makes a film from a linear map of the latents, bends it by a smooth displacement field, scales its
     local contrast, and adds a second linear map: chests differ most in where things lie, and a displaced rib costs a
@@ -39,10 +36,6 @@ class VAE(nn.Module):
 
     `initialize_linear` sets the linear maps to the principal components of films and silences the rest, so training
     starts from PCA.
-
-    In ``train()`` mode `forward` returns ``(reconstruction, mu, logvar)`` of a sampled latent, drawn from torch's
-    global generator. In ``eval()`` mode it returns the reconstruction from the posterior mean alone, which is
-    deterministic; ``torch.jit.script`` keeps that form together with `encode`, `decode` and `reconstruct`.
 
     Args:
         image_size: side of the square film in pixels, a multiple of 8 and of ``4 * 2 ** (len(channels) - 1)``.
@@ -70,6 +63,7 @@ class VAE(nn.Module):
             raise ValueError(f"image_size {image_size} is not a multiple of {stride}")
         self.image_size = int(image_size)
         self.latent_size = int(latent_size)
+        self.latent_shape = (self.latent_size,)
         self.gain_grid = image_size // 8
         pixels = image_size**2
 
@@ -108,8 +102,7 @@ class VAE(nn.Module):
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, latent_size)``."""
-        if x.dim() != 4 or x.size(1) != 1 or x.size(2) != self.image_size or x.size(3) != self.image_size:
-            raise ValueError(f"expected films of shape (N, 1, {self.image_size}, {self.image_size}), got {x.shape}")
+        check_films(x, self.image_size)
         flat = x.flatten(1)
         features = self.guess(self.linear_features(self.coarse(x).flatten(1)))
         mu = self.linear_encoder(flat) + self.guess_head(features)
@@ -130,19 +123,6 @@ class VAE(nn.Module):
         gain = self.gain_head(features).view(-1, 1, self.gain_grid, self.gain_grid)
         film = film * (1 + 0.2 * spread(gain, size))
         return film + self.linear_addition(z).view(-1, 1, size, size)
-
-    @torch.jit.export
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Films to their reconstructions from the posterior mean, ``(N, 1, S, S)``, not clamped."""
-        return self.decode(self.encode(x)[0])
-
-    def forward(self, x: Tensor):
-        """``(reconstruction, mu, logvar)`` with a sampled latent when training, else the reconstruction alone."""
-        if torch.jit.is_scripting() or not self.training:
-            return self.reconstruct(x)
-        mu, logvar = self.encode(x)
-        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
-        return self.decode(z), mu, logvar
 
     @torch.jit.unused
     @torch.no_grad()

@@ -151,7 +151,7 @@ class FitStatistics:
 
     ``sigma``: root mean square error of reconstructions from sampled latents of the validation films, the decoder's
     standard deviation in the evidence lower bound. ``latent_mean`` and ``latent_covariance``: of the training films'
-    posterior means. ``training``: a summary for the model card.
+    posterior means, for a vector of latents. ``training``: a summary for the model card.
 
     Args:
         weights: the run's weights file.
@@ -178,9 +178,10 @@ class FitStatistics:
 @torch.no_grad()
 def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
     """Set a model's ``sigma``, ``latent_mean`` and ``latent_covariance`` from films (see :class:`FitStatistics`)."""
-    mu = torch.cat([model.encode(images)[0] for images in dataset.batches()]).double()
-    model.latent_mean.copy_(mu.mean(0))
-    model.latent_covariance.copy_(torch.cov(mu.T).reshape(model.latent_covariance.shape))
+    if model.fits_latents:
+        mu = torch.cat([model.encode(images)[0] for images in dataset.batches()]).double()
+        model.latent_mean.copy_(mu.mean(0))
+        model.latent_covariance.copy_(torch.cov(mu.T).reshape(model.latent_covariance.shape))
     noise, squares = torch.Generator().manual_seed(0), []
     for images in val_dataset.batches():
         mean, logvar = model.encode(images)
