@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.inference.standins import write_film
+from tests.inference.test_scored_run import engine as scored_run
 from tests.interop.servers import ask
 
 pytestmark = pytest.mark.interop
@@ -110,3 +112,18 @@ def test_second_round_stores_nothing_new(routed, orthanc, tool):
 def test_spool_names_no_patient(routed):
     names = " ".join(str(path.relative_to(routed)) for path in routed.rglob("*"))
     assert not re.search(r"P\d|ller|Yamada", names)
+
+
+def test_overlays_and_reports_come_back_as_they_were(orthanc, tool, tmp_path):
+    for i, variant in enumerate(("cr_mono1", "japanese")):
+        write_film(tmp_path / "films" / str(i), 40 + i, variant=variant)
+    scored_run(tmp_path / "films", tmp_path / "out").run()
+    subprocess.run([tool("storescu"), *peer(orthanc), "+sd", "+r", "+sp", "*.dcm", str(tmp_path / "out")], check=True)
+    sent = [pydicom.dcmread(path) for path in (tmp_path / "out").rglob("*.dcm")]
+    assert sorted(ds.Modality for ds in sent) == ["OT", "OT", "SR", "SR"]
+    for ds in sent:
+        (identity,) = ask(f"{orthanc.url}/tools/lookup", ds.SOPInstanceUID.encode()).json()
+        assert pydicom.dcmread(io.BytesIO(ask(f"{orthanc.url}/instances/{identity['ID']}/file").body)) == ds
+        series = f"{orthanc.url}/dicom-web/studies/{ds.StudyInstanceUID}/series?Modality={ds.Modality}"
+        (found,) = ask(series, accept="application/dicom+json").json()
+        assert found["0020000E"]["Value"] == [ds.SeriesInstanceUID]
