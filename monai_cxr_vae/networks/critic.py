@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_cxr_vae.networks.blocks import ResidualBlock, downsample, group_norm, zero
+from monai_cxr_vae.networks.blocks import ResidualBlock, downsample, group_norm
 
 BINS = 16
 
@@ -26,7 +27,7 @@ class Critic(nn.Module):
 
     def __init__(self, channels: Sequence[int] = (24, 48, 96), width: int = 64) -> None:
         super().__init__()
-        pairs = list(zip(channels, channels[1:], strict=False))
+        pairs = list(itertools.pairwise(channels))
         self.stem = nn.Conv2d(16 + 2 * 4, channels[0], 3, padding=1)
         self.levels = nn.ModuleList(ResidualBlock(c) for c in channels)
         self.downs = nn.ModuleList(downsample(a, b) for a, b in pairs)

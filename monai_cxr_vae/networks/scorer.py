@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,14 @@ class Scorer(nn.Module):
         critic: whether there is a critic.
         films: number of normal films that p-values are told against.
     """
+
+    if TYPE_CHECKING:  # TorchScript would read these annotations
+        variance: Tensor
+        centre: Tensor
+        spread: Tensor
+        quality_calibration: Tensor
+        anomaly_calibration: Tensor
+        heat_limits: Tensor
 
     def __init__(self, image_size: int, latent_size: int, critic: bool, films: int) -> None:
         super().__init__()

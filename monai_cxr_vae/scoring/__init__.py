@@ -1,1 +1,18 @@
-"""Scores of a film: residual, Mahalanobis distance, calibration."""
+"""Scores: how fit for use and how unusual a film is, against normal films, with calibrated p-values."""
+
+from __future__ import annotations
+
+from monai_cxr_vae.scoring.fit import FEWEST_FILMS, calibrate, detail_films, fit_scorer
+from monai_cxr_vae.scoring.score import Scores, score
+from monai_cxr_vae.scoring.transforms import AddDetaild, ScoreRadiographd
+
+__all__ = [
+    "FEWEST_FILMS",
+    "AddDetaild",
+    "ScoreRadiographd",
+    "Scores",
+    "calibrate",
+    "detail_films",
+    "fit_scorer",
+    "score",
+]

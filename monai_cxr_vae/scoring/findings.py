@@ -187,7 +187,7 @@ def add_findings(
 
 
 def lungs(film: np.ndarray) -> np.ndarray:
-    """Rough weight of lung at each pixel, ``(S, S)`` float32 in [0, 1]: dark areas where the lungs of frontal films lie."""
+    """Where lung is likely, ``(S, S)`` float32 in [0, 1]: dark areas where the lungs of frontal films lie."""
     y, x = _axes(film.shape)
     prior = np.zeros_like(film)
     for cx in (0.29, 0.71):

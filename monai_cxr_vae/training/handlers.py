@@ -17,6 +17,7 @@ from monai_cxr_vae.data.cache import FilmDataset
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.losses import VAELoss, collapse_limit
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
+from monai_cxr_vae.scoring import FEWEST_FILMS, detail_films, fit_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -151,17 +152,28 @@ class FitStatistics:
 
     ``sigma``: root mean square error of reconstructions from sampled latents of the validation films, the decoder's
     standard deviation in the evidence lower bound. ``latent_mean`` and ``latent_covariance``: of the training films'
-    posterior means, for a vector of latents. ``training``: a summary for the model card.
+    posterior means, for a vector of latents. ``scorer``: fitted to the training films and told against the validation
+    films (:func:`monai_cxr_vae.scoring.fit_scorer`), for a vector of latents; a critic of the weights that the run went
+    on from is kept. ``training``: a summary for the model card.
 
     Args:
         weights: the run's weights file.
         dataset: training films.
         val_dataset: validation films.
         summary: settings of the run that the weights file shall tell.
+        cache_dir: as of the data sets.
     """
 
-    def __init__(self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset, summary: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        weights: str,
+        dataset: FilmDataset,
+        val_dataset: FilmDataset,
+        summary: dict[str, Any],
+        cache_dir: str | None = None,
+    ) -> None:
         self.weights, self.dataset, self.val_dataset, self.summary = Path(weights), dataset, val_dataset, summary
+        self.cache_dir = cache_dir
 
     def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
@@ -170,6 +182,9 @@ class FitStatistics:
         if engine.state.rank == 0:
             model = load_model(self.weights)
             fit_statistics(model, self.dataset, self.val_dataset)
+            if model.fits_latents and len(self.dataset) >= FEWEST_FILMS:
+                films, others = (detail_films(model, d.data, self.cache_dir) for d in (self.dataset, self.val_dataset))
+                fit_scorer(model, films, others, model.scorer.critic if model.scorer else None)
             model.settings["training"] = dict(self.summary)
             save_model(model, self.weights)
             logger.info("best weights with their statistics: %s", self.weights)

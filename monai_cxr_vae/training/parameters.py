@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from monai_cxr_vae.networks import VAE
 
-def parameter_groups(network: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
+
+def parameter_groups(network: VAE, learning_rate: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
     """Groups for an optimiser: the image-sized linear maps move slowly, and only matrices decay.
 
     The linear maps start as principal components; with thousands of inputs each, steps of the common size would lose
@@ -15,8 +17,8 @@ def parameter_groups(network: nn.Module, learning_rate: float, weight_decay: flo
 
     Args:
         network: a VAE whose linear maps are named ``linear_...``.
-        learning_rate: of everything else; the linear maps get a tenth at 64 pixels, and less at more: a step of all of a
-            unit's weights moves its output in proportion to their number.
+        learning_rate: of everything else; the linear maps get a tenth at 64 pixels and less at more, since a step of
+            all of a unit's weights moves its output in proportion to their number.
         weight_decay: of the matrices and kernels of everything else.
     """
     linear: list[nn.Parameter] = []

@@ -1,0 +1,132 @@
+"""Fitting a scorer to normal films, and telling its p-values against others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.transforms import Compose, LoadImaged
+from sklearn.covariance import LedoitWolf
+from torch import Tensor
+
+from monai_cxr_vae.data.cache import FilmDataset
+from monai_cxr_vae.data.readers import RadiographReader
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.model import RadiographVAE
+from monai_cxr_vae.networks.critic import Critic
+from monai_cxr_vae.networks.scorer import DETAIL, FEATURES, Aspects, Scorer, distance
+from monai_cxr_vae.scoring.score import examine
+from monai_cxr_vae.transforms import FitToSquared
+
+FOLDS = 5
+FEWEST_FILMS = 2 * FOLDS
+# Scores need no more films than this to be standardised, and every film must be read at twice the network's size.
+MOST_FILMS = 3000
+# One normal film in ten has a place hotter than the middle of the scale.
+_HEAT_QUANTILE = 0.9
+
+
+def detail_films(
+    model: RadiographVAE, data: Sequence[dict[str, str]], cache_dir: str | os.PathLike | None = None
+) -> FilmDataset:
+    """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MOST_FILMS)).round().astype(int))
+    transform = Compose(
+        [
+            LoadImaged("image", reader=RadiographReader, image_only=True, ensure_channel_first=True),
+            FitToSquared("image", DETAIL * model.image_size, model.fit),
+        ]
+    )
+    return FilmDataset([data[i] for i in chosen], transform, cache_dir)
+
+
+@torch.no_grad()
+def fit_scorer(
+    model: RadiographVAE, films: FilmDataset, calibration_films: FilmDataset, critic: Critic | None = None
+) -> None:
+    """Give a model a scorer that knows what normal films are like.
+
+    Means and covariances (shrunk after Ledoit and Wolf 2004) are those of ``films``; what they say of a film of their
+    own is told by statistics of the other folds, so that standard deviations mean the same for new films. The network
+    itself has seen the films that it was trained on, which the p-values, told against others, allow for.
+
+    Args:
+        model: in evaluation mode; its ``scorer`` is replaced.
+        films: normal films, see :func:`detail_films`; those of the training will do.
+        calibration_films: other normal films, for the p-values.
+        critic: a trained critic; None for scores without one.
+
+    Raises:
+        InputError: fewer than ten films.
+    """
+    if len(films) < FEWEST_FILMS:
+        raise InputError(f"scores need at least {FEWEST_FILMS} normal films to be standardised, not {len(films)}")
+    scorer = Scorer(model.image_size, model.latent_size, critic is not None, len(calibration_films)).eval()
+    if critic is not None and scorer.critic is not None:
+        scorer.critic.load_state_dict(critic.state_dict())
+    look = _examine_all(model, scorer, films)
+    scorer.variance.copy_(_place_variance(look))
+    for name in ("latent", *FEATURES):
+        mean, precision = _normal_distribution(getattr(look, name))
+        getattr(scorer, f"{name}_mean").copy_(mean)
+        getattr(scorer, f"{name}_precision").copy_(precision)
+    measures = scorer.measure(look)
+    for name in ("latent", *FEATURES):
+        measures[:, scorer.aspects.index(name)] = _cross_fitted(getattr(look, name))
+    scorer.centre.copy_(measures.mean(0))
+    scorer.spread.copy_(measures.std(0).clamp(min=1e-6))
+    model.scorer = scorer
+    calibrate(model, calibration_films)
+
+
+@torch.no_grad()
+def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
+    """Tell a fitted model's p-values and heat maps against these normal films from now on.
+
+    Raises:
+        InputError: the model has no scorer, or there are no films.
+    """
+    scorer = model.scorer
+    if scorer is None:
+        raise InputError("these weights have no scores to calibrate; a finished training run fits them")
+    if not len(films):
+        raise InputError("a calibration needs films")
+    look = _examine_all(model, scorer, films)
+    quality, anomaly = scorer.scores(scorer.standardised(look))
+    scorer.quality_calibration, scorer.anomaly_calibration = quality.sort().values, anomaly.sort().values
+    highest = scorer.raw_heat(look).amax((2, 3))
+    scorer.heat_limits.copy_(torch.quantile(highest, _HEAT_QUANTILE, dim=0).clamp(min=1e-6))
+
+
+def _examine_all(model: RadiographVAE, scorer: Scorer, films: FilmDataset) -> Aspects:
+    looks = []
+    for start in range(0, len(films), 64):
+        batch = films.__getitems__(range(start, min(start + 64, len(films))))
+        detail, mask = batch["image"], F.avg_pool2d(batch["mask"].float(), DETAIL) > 0.5
+        looks.append(examine(model, scorer, F.avg_pool2d(detail, DETAIL), detail, mask))
+    return Aspects(*(torch.cat(values) for values in zip(*looks, strict=True)))
+
+
+def _place_variance(look: Aspects) -> Tensor:
+    """Mean squared difference at each place ``(S, S)``, of the films that have the place; of all places elsewhere."""
+    count = look.mask.sum((0, 1))
+    return torch.where(
+        count > 0, look.squares.sum((0, 1)) / count.clamp(min=1), look.squares.sum() / look.mask.sum().clamp(min=1)
+    )
+
+
+def _normal_distribution(features: Tensor) -> tuple[Tensor, Tensor]:
+    fit = LedoitWolf().fit(features.double().numpy())
+    return torch.from_numpy(fit.location_).float(), torch.from_numpy(fit.precision_).float()
+
+
+def _cross_fitted(features: Tensor) -> Tensor:
+    """Distances of each film to the distribution of the films of the other folds, ``(N,)``."""
+    fold = torch.arange(len(features)) % FOLDS
+    result = torch.empty(len(features))
+    for i in range(FOLDS):
+        result[fold == i] = distance(features[fold == i], *_normal_distribution(features[fold != i]))
+    return result

@@ -1,0 +1,100 @@
+"""Scores of films by a model whose scorer is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.model import RadiographVAE
+from monai_cxr_vae.networks.scorer import ANOMALY, QUALITY, Aspects, Scorer
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is told of one film; scores have no unit, larger is less usual.
+
+    Attributes:
+        quality: how unlike a proper frontal chest film it is.
+        quality_p: conformal p-value: of films like those of the calibration, this share has a score as large.
+        quality_part: the aspect that contributed most.
+        anomaly: how unusual the chest is.
+        anomaly_p, anomaly_part: likewise.
+    """
+
+    quality: float
+    quality_p: float
+    quality_part: str
+    anomaly: float
+    anomaly_p: float
+    anomaly_part: str
+
+    def as_row(self) -> dict[str, float | str]:
+        """The columns of a manifest."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def score(
+    model: RadiographVAE, image: Tensor, detail: Tensor, mask: Tensor | None = None
+) -> tuple[list[Scores], Tensor]:
+    """Score films.
+
+    Args:
+        model: in evaluation mode, with a fitted scorer.
+        image: ``(N, 1, S, S)`` in [0, 1] as :meth:`RadiographVAE.preprocess` makes it.
+        detail: the same films with twice the pixels along a side, ``(N, 1, 2 S, 2 S)``.
+        mask: ``(N, 1, S, S)`` bool, false on padding; None where there is none.
+
+    Returns:
+        One :class:`Scores` per film, and heat maps ``(N, 1, S, S)`` in [0, 1], on one scale for all films: 0.5 is the
+        largest value of one normal film in ten.
+
+    Raises:
+        InputError: the weights are not calibrated.
+    """
+    scorer = fitted(model)
+    look = examine(model, scorer, image, detail, mask)
+    standardised = scorer.standardised(look)
+    quality, anomaly = scorer.scores(standardised)
+    quality_p, anomaly_p = (
+        p_value(values, against)
+        for values, against in ((quality, scorer.quality_calibration), (anomaly, scorer.anomaly_calibration))
+    )
+    quality_part, anomaly_part = (_largest(scorer, standardised, names) for names in (QUALITY, ANOMALY))
+    columns = (quality.tolist(), quality_p.tolist(), quality_part, anomaly.tolist(), anomaly_p.tolist(), anomaly_part)
+    return [Scores(*row) for row in zip(*columns, strict=True)], scorer.heat(look)
+
+
+def fitted(model: RadiographVAE) -> Scorer:
+    """The model's scorer.
+
+    Raises:
+        InputError: there is none, or it has nothing to tell p-values against.
+    """
+    if model.scorer is None or not len(model.scorer.quality_calibration):
+        raise InputError("these weights are not calibrated for scores; a finished training run or `calibrate` does it")
+    return model.scorer
+
+
+def examine(model: RadiographVAE, scorer: Scorer, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> Aspects:
+    """What the scorer measures of films; arguments as for :func:`score`."""
+    latent, _ = model.encode(image)
+    mask = torch.ones_like(image, dtype=torch.bool) if mask is None else mask
+    return scorer.look(image, detail, mask, latent, model.decode(latent))
+
+
+def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
+    """Conformal p-values ``(N,)``: (1 + number of calibration scores that are as large) / (1 + their number).
+
+    Vovk, Gammerman and Shafer 2005; exact on average over calibrations if both kinds of films are exchangeable.
+    """
+    larger = (calibration[None] >= scores[:, None]).sum(1)
+    return (1 + larger) / (1 + len(calibration))
+
+
+def _largest(scorer: Scorer, standardised: Tensor, names: tuple[str, ...]) -> list[str]:
+    columns = scorer.columns(names)
+    return [scorer.aspects[columns[i]] for i in standardised[:, columns].argmax(1).tolist()]
