@@ -36,9 +36,8 @@ def overlay(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
     film, heat = (np.clip(plane, 0, 1).astype(np.float32) for plane in (film, heat))
     colour, grey = _tables()
     level = (heat * 255).astype(np.uint8)
-    picture = cv2.LUT(cv2.merge([level] * 3), colour)
-    picture = picture + cv2.merge([film * cv2.LUT(level, grey)] * 3)
-    picture = np.rint(picture).astype(np.uint8)
+    kept = film * cv2.LUT(level, grey)
+    picture = cv2.convertScaleAbs(cv2.add(cv2.LUT(cv2.merge([level] * 3), colour), cv2.merge([kept] * 3)))
     above = heat >= LIMIT
     width = 1 + max(film.shape) // 400
     inside = cv2.erode(above.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=width, borderValue=1)
