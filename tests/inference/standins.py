@@ -190,6 +190,17 @@ def rows(folder: Path, output: Path) -> dict[str, dict]:
     }
 
 
+def add_lines(path: Path, process: int, count: int) -> None:
+    """One of several processes that add to a journal, and open it while others do."""
+    from monai_cxr_vae.inference.manifest import Journal
+
+    for start in range(0, count, 50):
+        journal = Journal(path)
+        for i in range(start, start + 50):
+            journal.add({"index": process * count + i, "text": "x" * i})
+        journal.close()
+
+
 def tree(folder: Path) -> dict[str, str]:
     """Digest of every file that may be passed on, but the journal, whose order is that of the work."""
     files = (p for p in folder.rglob("*") if p.is_file() and ".run" not in p.parts and p.name != "manifest.jsonl")
