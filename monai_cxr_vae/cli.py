@@ -170,18 +170,19 @@ def _parser() -> Parser:
         "--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)"
     )
 
-    def folder_command(function: Any, text: str, objects: dict[str, str], default: list[str]) -> None:
+    def folder_command(function: Any, text: str, objects: list[str]) -> None:
         sub = command(function, text)
         sub.add_argument("folder", type=Path, metavar="IN")
         sub.add_argument("--output", type=Path, metavar="OUT", required=True)
-        meanings = "; ".join(f"{kind}: {meaning}" for kind, meaning in objects.items())
         sub.add_argument(
             "--objects",
             nargs="+",
-            choices=tuple(objects),
-            default=default,
+            choices=("sc", "overlay", "sr"),
+            default=objects,
             metavar="KIND",
-            help=f"what to write. {meanings} (default: {' '.join(default)})",
+            help="what to write. sc: the reconstruction; overlay: the film under a heat map of what is unusual, or of "
+            "what the reconstruction lacks where the weights give no scores; sr: a DICOM Structured Report of the "
+            f"scores (default: {' '.join(objects)})",
         )
         sub.add_argument("--bits-stored", type=int, choices=(12, 16), help="of the reconstruction (default: 12)")
         sub.add_argument("--workers", type=_count, help="processes (default: one per core, at most 4)")
@@ -195,23 +196,9 @@ def _parser() -> Parser:
             help="put input paths, which may name patients, into the manifest and the report",
         )
 
-    reconstruction = {"sc": "the reconstruction"}
-    folder_command(
-        _reconstruct,
-        "reconstruct every film of a folder; DICOM in, derived DICOM out",
-        {**reconstruction, "overlay": "the film coloured where the reconstruction differs"},
-        ["sc"],
-    )
-    folder_command(
-        _score,
-        "tell of every film of a folder whether it is fit for use and how unusual it is; writes report.html",
-        {
-            "overlay": "the film under a heat map of what is unusual",
-            "sr": "a DICOM Structured Report of the scores",
-            **reconstruction,
-        },
-        ["overlay", "sr"],
-    )
+    folder_command(_reconstruct, "reconstruct every film of a folder; DICOM in, derived DICOM out", ["sc"])
+    text = "tell of every film of a folder whether it is fit for use and how unusual it is; report.html shows them"
+    folder_command(_score, text, ["overlay", "sr"])
 
     scan = command(_scan, "tell what a run over a folder would do with each file, and why", weights=False)
     scan.add_argument("folder", type=Path, metavar="IN")

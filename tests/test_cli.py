@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.cli import main
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.model import RadiographVAE, save_model
+from monai_cxr_vae.scoring import detail_films, fit_scorer
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["phantom", "out", "--count", "0"], "error: argument --count: invalid"),
         (["train", "--max_epoch", "3"], "error: unknown setting --max_epoch; nearest is --max_epochs"),
         (["train", "--batch_size", "0"], "error: --batch_size must be a whole number above 0, not 0"),
+        (["score", "here"], "error: the following arguments are required: --output"),
+        (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: argument --objects: invalid choice"),
         (["sample", "--output", "out", "--weights", "absent.pt"], "error: no weights file absent.pt"),
         (["scan", "nowhere"], "error: "),
     ],
@@ -109,3 +113,38 @@ def test_scan_tells_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     assert sorted(line.split("\t")[0] for line in out.splitlines()) == ["eligible", "eligible", "skipped not_dicom"]
     assert "2 eligible, 1 skipped not_dicom" in err
+
+
+@pytest.fixture(scope="module")
+def scoring_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scoring")
+    films = [{"image": str(path)} for path in write_phantoms(folder, 24, format="png", size=48)]
+    torch.manual_seed(0)
+    model = RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16).eval()
+    fit_scorer(model, detail_films(model, films[:12]), detail_films(model, films[12:]))
+    save_model(model, folder / "tiny.pt")
+    return folder / "tiny.pt"
+
+
+def test_score_writes_heat_maps_reports_and_a_page(tmp_path: Path, scoring_weights: Path):
+    write_phantoms(tmp_path / "films", 2, format="both", size=48)
+    words = ["score", str(tmp_path / "films"), "--output", str(tmp_path / "out"), "--weights", str(scoring_weights)]
+    assert main([*words, "--workers", "1"]) == 0
+    with (tmp_path / "out" / "manifest.csv").open() as lines:
+        table = list(csv.DictReader(lines))
+    kinds = sorted(output["kind"] for row in table for output in json.loads(row["outputs"]))
+    assert kinds == ["overlay"] * 4 + ["sr"] * 2
+    assert all(0 < float(row["anomaly_p"]) <= 1 and row["quality_part"] for row in table)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('"strip": "') == 4
+    assert str(tmp_path) not in page
+
+
+def test_score_with_weights_that_give_none_says_so(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]):
+    write_phantoms(tmp_path / "films", 1, format="dicom", size=48)
+    words = [str(tmp_path / "films"), "--output", str(tmp_path / "out"), "--weights", str(weights)]
+    assert main(["score", *words]) == 1
+    assert "not calibrated" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["reconstruct", *words, "--objects", "sr"]) == 1
+    assert "needs scores" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "out").rglob("*.dcm"))

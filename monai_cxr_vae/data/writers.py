@@ -137,7 +137,7 @@ class SaveRadiographd(SaveImaged):
         if not objects or set(objects) - set(OBJECTS):
             raise InputError(f"objects must be some of {', '.join(OBJECTS)}")
         if "sr" in objects and not scores:
-            raise InputError("the object sr reports scores: switch scores on")
+            raise InputError("the object sr needs scores, which are switched off or not in these weights")
         if bits_stored not in (12, 16):
             raise InputError("bits_stored must be 12 or 16")
         self.output_dir = Path(output_dir)

@@ -37,7 +37,7 @@ _WHAT = {
     "reconstruction": "Reconstruction of the source image by a variational autoencoder",
     "heat map": "Source image overlaid with a map of how unusual each place is, beside films called normal. "
     "One scale for all films: no colour below half of the limit, amber up to the limit, red beyond it; the line is the "
-    "limit",
+    "limit, which one normal film in ten exceeds somewhere",
     "residual": "Source image overlaid with its difference from a variational autoencoder's reconstruction. "
     "One scale for all films: no colour below 1/16 of the grey range, amber up to 1/8, red beyond it; the line is 1/8",
 }
