@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_CPU = Path("/proc/cpuinfo")
 
 
 def cpu_count() -> int:
@@ -30,6 +31,16 @@ def use_threads(number: int | None = None) -> None:
     more threads than cores make a step several times slower.
     """
     torch.set_num_threads(number or min(torch.get_num_threads(), cpu_count()))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; PyTorch computes with it everywhere, but slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and _CPU.exists():
+        flags = set(_CPU.read_text().split())
+        return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})  # x86, and Arm
+    return False
 
 
 def _quota() -> int:

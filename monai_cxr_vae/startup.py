@@ -51,6 +51,8 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "resume": SWITCH,
     "seed": NATURAL,
     "num_workers": NATURAL,
+    "num_threads": COUNT,
+    "bf16": SWITCH,
     "timeout": POSITIVE,
     "force": SWITCH,
     "retry_failed": SWITCH,

@@ -14,6 +14,7 @@ from monai_cxr_vae.training.handlers import (
     Posterior,
     UpdateAverage,
 )
+from monai_cxr_vae.training.inferer import PrecisionInferer
 from monai_cxr_vae.training.parameters import parameter_groups
 from monai_cxr_vae.training.run_folder import Checkpoints, RunLog
 
@@ -26,6 +27,7 @@ __all__ = [
     "GradientGuard",
     "LinearStart",
     "Posterior",
+    "PrecisionInferer",
     "PrepareBatch",
     "RunLog",
     "UpdateAverage",

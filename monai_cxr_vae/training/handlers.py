@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Events
 from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
@@ -44,7 +45,7 @@ class EpochSeed:
 
 
 class LinearStart:
-    """Starts a fresh run from the principal components of the training films."""
+    """Starts a fresh run from the principal components of the training films, of several ranks all from the first's."""
 
     def __init__(self, network: RadiographVAE, dataset: FilmDataset) -> None:
         self.network, self.dataset = network, dataset
@@ -55,6 +56,9 @@ class LinearStart:
     def __call__(self, engine: Workflow) -> None:
         if engine.state.iteration == 0:
             self.network.initialize_linear(self.dataset.images(5000))
+            if dist.is_available() and dist.is_initialized():
+                for parameter in self.network.parameters():  # another machine may find a component's mirror image
+                    dist.broadcast(parameter.data, 0)
 
 
 class CollapseNotice:
