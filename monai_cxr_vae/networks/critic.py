@@ -10,15 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_cxr_vae.networks.blocks import ResidualBlock, downsample, group_norm
+from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES
 
 BINS = 16
+FEATURES = EXPOSURES + TEXTURES
 
 
 class Critic(nn.Module):
     """Tells, from a film and its reconstruction by a VAE, whether the film is faulty and where it is unusual.
 
     A U-shaped network over the film and what the reconstruction left over, both folded to a quarter of the film's size.
-    Groups are normalised inside it, which hides exposure, so the heads see the film's histogram too.
+    Groups are normalised inside it, which hides exposure and sharpness, so the heads see these by themselves too.
 
     Args:
         channels: per level, from a quarter of the film's size downwards.
@@ -37,16 +39,18 @@ class Critic(nn.Module):
         self.map_head = nn.Sequential(
             ResidualBlock(channels[0]), norm, nn.SiLU(), nn.Conv2d(channels[0], 1, 3, padding=1)
         )
-        features = 2 * channels[-1] + BINS + 2
+        self.unit = nn.BatchNorm1d(FEATURES, affine=False)
+        features = 2 * channels[-1] + BINS + FEATURES + 2
         self.heads = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Dropout(0.2), nn.Linear(width, 2))
 
     @torch.jit.unused
-    def forward(self, film: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, film: Tensor, reconstruction: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of a fault and of a finding, and of a finding at each place.
 
         Args:
             film: ``(N, 1, 2 S, 2 S)`` in [0, 1].
             reconstruction: ``(N, 1, S, S)``, of the film at half the size.
+            features: ``(N, 15)``, exposure and texture (:mod:`monai_cxr_vae.networks.features`).
 
         Returns:
             ``(N, 2)`` (fault, finding) and ``(N, 1, S / 2, S / 2)``.
@@ -65,8 +69,8 @@ class Critic(nn.Module):
             x = kept[i] + F.interpolate(self.ups[i](x), scale_factor=2.0, mode="nearest")
         places = self.map_head(x)
         top = places.flatten(1).topk(8, 1).values
-        features = torch.cat([pooled.mean(2), pooled.amax(2), histogram(half), top.mean(1, True), top[:, :1]], 1)
-        return self.heads(features), places
+        seen = [pooled.mean(2), pooled.amax(2), histogram(half), self.unit(features).clamp(-10, 10)]
+        return self.heads(torch.cat([*seen, top.mean(1, True), top[:, :1]], 1)), places
 
 
 def histogram(images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_cxr_vae.networks.critic import Critic
+from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES, exposure, texture
 
 # What is measured; the last two need a trained critic.
 ASPECTS = ("residual", "local", "latent", "exposure", "texture", "fault", "finding")
@@ -17,8 +18,7 @@ ASPECTS = ("residual", "local", "latent", "exposure", "texture", "fault", "findi
 QUALITY = ("residual", "latent", "exposure", "texture", "fault")
 ANOMALY = ("local", "latent", "finding")
 DETAIL = 2  # the film is looked at with this many times the network's pixels along a side
-FEATURES = {"exposure": 7, "texture": 8}
-_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+FEATURES = {"exposure": EXPOSURES, "texture": TEXTURES}
 _WINDOW = 5  # network pixels: what is called local
 # A deviation must not blow up where normal films hardly differ at all: share of the mean variance.
 _FLOOR = 0.25
@@ -31,10 +31,7 @@ class Aspects(NamedTuple):
         squares: ``(N, 1, S, S)`` squared difference of film and reconstruction, 0 outside of the film.
         mask: ``(N, 1, S, S)`` bool, where the film is.
         latent: ``(N, latent_size)`` posterior means.
-        exposure: ``(N, 7)`` quantiles of the intensities.
-        texture: ``(N, 8)`` logarithms of the gradient energies at three scales along both axes, of the energy of what
-            a 3 x 3 mean takes away, and of the entropy of the differences of neighbours, which is what a lossless
-            compressor has to store (input complexity, Serra et al. 2020).
+        exposure, texture: ``(N, 7)`` and ``(N, 8)``, see :mod:`monai_cxr_vae.networks.features`.
         critic: ``(N, 2)`` logits of a fault and a finding; no columns without a critic.
         places: ``(N, 1, S / 2, S / 2)`` logits of a finding at each place; no rows without a critic.
     """
@@ -99,15 +96,13 @@ class Scorer(nn.Module):
             reconstruction: ``(N, 1, S, S)``.
         """
         squares = (image - reconstruction).square() * mask
-        exposure, texture = [], []
-        for film, fine, inside in zip(image, detail, mask, strict=True):
-            exposure.append(torch.quantile(_cut(film, inside).flatten(), image.new_tensor(_QUANTILES)))
-            texture.append(_texture(_cut(fine, inside.repeat_interleave(DETAIL, 1).repeat_interleave(DETAIL, 2))))
+        light = exposure(image, mask)
+        grain = texture(detail, mask.repeat_interleave(DETAIL, 2).repeat_interleave(DETAIL, 3))
         if self.critic is None:
             logits, places = image.new_zeros(len(image), 0), image.new_zeros(0, 1, 1, 1)
         else:
-            logits, places = self.critic(detail, reconstruction)
-        return Aspects(squares, mask, latent, torch.stack(exposure), torch.stack(texture), logits, places)
+            logits, places = self.critic(detail, reconstruction, torch.cat([light, grain], 1))
+        return Aspects(squares, mask, latent, light, grain, logits, places)
 
     def measure(self, look: Aspects) -> Tensor:
         """``(N, len(self.aspects))``: one number per aspect, in no common unit; larger is less usual."""
@@ -157,24 +152,6 @@ def distance(features: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
     """Logarithm of the squared Mahalanobis distance, ``(N, D)`` to ``(N,)``."""
     centred = (features - mean).double()
     return (centred @ precision.double() * centred).sum(1).clamp(min=1e-12).log().float()
-
-
-def _cut(film: Tensor, inside: Tensor) -> Tensor:
-    """The rectangle of ``(1, H, W)`` where ``inside`` is true."""
-    rows, columns = inside[0].any(1).nonzero()[:, 0], inside[0].any(0).nonzero()[:, 0]
-    return film[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _texture(film: Tensor) -> Tensor:
-    energies = []
-    for scale in (1, 2, 4):
-        y = F.avg_pool2d(film, scale)
-        energies += [y.diff(dim=1).square().mean(), y.diff(dim=2).square().mean()]
-    fine = (film[:, 1:-1, 1:-1] - F.avg_pool2d(film, 3, 1)).square().mean()
-    steps = torch.histc(film.diff(dim=2), 255, -1, 1)
-    shares = steps / steps.sum()
-    entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
-    return torch.stack([*energies, fine, entropy]).clamp(min=1e-7).log()
 
 
 def _local(deviation: Tensor, mask: Tensor) -> Tensor:

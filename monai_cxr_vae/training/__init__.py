@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from monai_cxr_vae.training import validation
+from monai_cxr_vae.training import critic, validation
 from monai_cxr_vae.training.batches import Augmentation, PrepareBatch
 from monai_cxr_vae.training.bundle_update import update
+from monai_cxr_vae.training.critic import CriticInferer, CriticLoss, FitScores, SpoilFilms, model_with_critic
 from monai_cxr_vae.training.handlers import (
     CollapseNotice,
     EpochSeed,
@@ -22,7 +23,10 @@ __all__ = [
     "Augmentation",
     "Checkpoints",
     "CollapseNotice",
+    "CriticInferer",
+    "CriticLoss",
     "EpochSeed",
+    "FitScores",
     "FitStatistics",
     "GradientGuard",
     "LinearStart",
@@ -30,7 +34,10 @@ __all__ = [
     "PrecisionInferer",
     "PrepareBatch",
     "RunLog",
+    "SpoilFilms",
     "UpdateAverage",
+    "critic",
+    "model_with_critic",
     "parameter_groups",
     "update",
     "validation",

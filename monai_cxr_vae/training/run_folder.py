@@ -125,7 +125,7 @@ class RunLog:
         loss_function: whose terms are averaged over the epoch.
         optimizer: whose learning rate is logged.
         validator: whose metrics are logged.
-        averaged: the network whose reconstructions and samples are drawn.
+        averaged: the network whose reconstructions and samples are drawn; None draws nothing.
         films: validation films; the first eight are drawn.
         picture_interval: epochs between pictures.
     """
@@ -136,12 +136,12 @@ class RunLog:
         loss_function: VAELoss,
         optimizer: torch.optim.Optimizer,
         validator: Evaluator,
-        averaged: AveragedModel,
-        films: FilmDataset,
+        averaged: AveragedModel | None = None,
+        films: FilmDataset | None = None,
         picture_interval: int = 10,
     ) -> None:
         self.folder, self.loss_function, self.optimizer = Path(output_dir), loss_function, optimizer
-        self.validator, self.model, self.films = validator, cast(RadiographVAE, averaged.module), films
+        self.validator, self.averaged, self.films = validator, averaged, films
         self.picture_interval = picture_interval
         self.rows: list[dict[str, str]] = []
         self.sums: dict[str, Tensor] = {}
@@ -182,8 +182,9 @@ class RunLog:
         writer = cast(SummaryWriter, self.writer)
         for name, value in row.items():
             writer.add_scalar(name, value, epoch)
-        if epoch % self.picture_interval == 0 or epoch in (1, engine.state.max_epochs):
-            self._draw(writer, epoch)
+        due = epoch % self.picture_interval == 0 or epoch in (1, engine.state.max_epochs)
+        if due and self.averaged is not None and self.films is not None:
+            self._draw(writer, epoch, cast(RadiographVAE, self.averaged.module), self.films.images(8))
         writer.flush()
         self.rows.append({"epoch": str(epoch)} | {name: repr(value) for name, value in row.items()})
         self._write_csv()
@@ -193,10 +194,10 @@ class RunLog:
             self.writer.close()
 
     @torch.no_grad()
-    def _draw(self, writer: SummaryWriter, epoch: int) -> None:
-        model = self.model.eval()
+    def _draw(self, writer: SummaryWriter, epoch: int, model: RadiographVAE, films: Tensor) -> None:
+        model.eval()
         device = model.sigma.device
-        films = self.films.images(8).to(device)
+        films = films.to(device)
         made = model.reconstruct(films).clamp(0, 1)
         rows = torch.cat([films, made, (made - films) / 2 + 0.5])  # grey where nothing differs
         writer.add_image("film, reconstruction, difference", _grid(rows, len(films)), epoch)

@@ -18,7 +18,7 @@ Output = dict[str, Tensor]
 
 def psnr() -> IgniteMetricHandler:
     """Mean over films of the PSNR in dB, padding left out."""
-    return _metric(lambda o: peak_signal_to_noise_ratio(o["pred"], o["image"], o["mask"]))
+    return film_values(lambda o: peak_signal_to_noise_ratio(o["pred"], o["image"], o["mask"]))
 
 
 def ssim() -> IgniteMetricHandler:
@@ -34,17 +34,17 @@ def ssim() -> IgniteMetricHandler:
         )
         return similarity.flatten(1).mean(1)
 
-    return _metric(per_film)
+    return film_values(per_film)
 
 
 def kl() -> IgniteMetricHandler:
     """Mean over films of the KL divergence in nats."""
-    return _metric(lambda o: kl_divergence(o["mu"], o["logvar"]))
+    return film_values(lambda o: kl_divergence(o["mu"], o["logvar"]))
 
 
 def active() -> IgniteMetricHandler:
     """Number of active units over all validation films."""
-    return _metric(lambda o: o["mu"], lambda mu: active_units(mu).float())
+    return film_values(lambda o: o["mu"], lambda mu: active_units(mu).float())
 
 
 class _FilmValues(CumulativeIterationMetric):
@@ -61,7 +61,7 @@ class _FilmValues(CumulativeIterationMetric):
         return self.reduction(self.get_buffer())
 
 
-def _metric(
+def film_values(
     per_film: Callable[[Output], Tensor], reduction: Callable[[Tensor], Tensor] = Tensor.mean
 ) -> IgniteMetricHandler:
     return IgniteMetricHandler(

@@ -1,0 +1,166 @@
+"""Training a critic: batches of proper, faulty and diseased films, all made from normal ones."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ignite.engine import Events
+from monai.engines import Workflow
+from monai.handlers import IgniteMetricHandler
+from monai.inferers import Inferer
+from monai.metrics.rocauc import compute_roc_auc
+from torch import Tensor, nn
+
+from monai_cxr_vae.data.cache import FilmDataset
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.model import RadiographVAE, load_model, save_model
+from monai_cxr_vae.networks import Scorer
+from monai_cxr_vae.networks.features import exposure, texture
+from monai_cxr_vae.networks.scorer import DETAIL
+from monai_cxr_vae.scoring import fit_scorer
+from monai_cxr_vae.scoring.faults import FAULTS, add_fault
+from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
+from monai_cxr_vae.training.batches import Augmentation
+from monai_cxr_vae.training.validation import film_values
+
+NORMAL, FAULTY, DISEASED = 0, 1, 2
+
+
+def model_with_critic(weights: str | os.PathLike) -> RadiographVAE:
+    """A trained model with a new critic, the only part of it that can still learn.
+
+    Raises:
+        InputError: the weights have no vector of latents.
+    """
+    model = load_model(weights)
+    if not model.fits_latents:
+        raise InputError("scores need a model with a vector of latents")
+    model.requires_grad_(False)
+    model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0)
+    return model
+
+
+class SpoilFilms:
+    """Hands an engine (films, what was done to them): a share as they are, others with faults or findings.
+
+    Args:
+        augmentation: of all films first, so that resampling tells nothing.
+        faults: share of the films that get a fault.
+        findings: share that get findings.
+        left_out: families of faults and findings that are not used, to learn how a critic does on what it never saw.
+        seed: a number makes what is done to a film depend on the film alone; None draws anew from torch's generator.
+    """
+
+    def __init__(
+        self,
+        augmentation: Augmentation | None = None,
+        faults: float = 0.3,
+        findings: float = 0.35,
+        left_out: tuple[str, ...] = (),
+        seed: int | None = None,
+    ) -> None:
+        self.augmentation, self.shares, self.seed = augmentation, (faults, findings), seed
+        self.faults = [name for name in FAULTS if name not in left_out]
+        self.findings = [name for name in FINDINGS if name not in left_out]
+
+    def __call__(
+        self, batch: dict[str, Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        images = batch["image"] if self.augmentation is None else self.augmentation(batch["image"])
+        films, kinds, where = [], [], []
+        for film in images[:, 0].numpy():
+            rng = np.random.default_rng(self._seed(film))
+            share, changed, kind = rng.random(), np.zeros(film.shape, bool), NORMAL
+            if share < self.shares[0]:
+                film, kind = add_fault(film, rng, self.faults), FAULTY
+            elif share < sum(self.shares):
+                film, changed = add_findings(film, rng, self.findings)
+                kind = DISEASED
+            films.append(torch.from_numpy(film))
+            kinds.append(kind)
+            where.append(torch.from_numpy(changed))
+        # A quarter of the film's size, as the critic's map.
+        places = F.avg_pool2d(torch.stack(where)[:, None].float(), 4)
+        targets = {"kind": torch.tensor(kinds), "places": places}
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in targets.items()}
+        return torch.stack(films)[:, None].to(device=device, non_blocking=non_blocking, **kwargs), moved
+
+    def _seed(self, film: np.ndarray) -> list[int]:
+        if self.seed is None:
+            return [int(torch.randint(2**62, (1,)))]
+        return [self.seed, zlib.crc32(np.ascontiguousarray(film).tobytes())]
+
+
+class CriticInferer(Inferer):
+    """Runs a model's critic over films at the size of details, ``(N, 1, 2 S, 2 S)``."""
+
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """``(logits, places)`` of the critic, see :class:`monai_cxr_vae.networks.Critic`."""
+        inside = torch.ones_like(inputs, dtype=torch.bool)
+        image = F.avg_pool2d(inputs, DETAIL)
+        with torch.no_grad():
+            reconstruction = network.reconstruct(image)
+            features = torch.cat([exposure(image, inside[..., ::DETAIL, ::DETAIL]), texture(inputs, inside)], 1)
+        return network.scorer.critic(inputs, reconstruction, features)
+
+
+class CriticLoss(nn.Module):
+    """Sum of three cross entropies: a fault, a finding, and (twice) a finding at each place.
+
+    A faulty film says nothing of findings. ``terms`` holds the parts of the last call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terms: dict[str, Tensor] = {}
+
+    def forward(self, output: tuple[Tensor, Tensor], target: dict[str, Tensor]) -> Tensor:
+        logits, places = output
+        kind = target["kind"]
+        proper = kind != FAULTY
+        fault = F.binary_cross_entropy_with_logits(logits[:, 0], (kind == FAULTY).float())
+        finding = F.binary_cross_entropy_with_logits(logits[:, 1], (kind == DISEASED).float(), proper.float())
+        place = F.binary_cross_entropy_with_logits(places, target["places"], proper.float().view(-1, 1, 1, 1))
+        loss = fault + finding + 2 * place
+        self.terms = {"loss": loss.detach(), "fault": fault.detach(), "finding": finding.detach()}
+        return loss
+
+
+def auroc(kind: int) -> IgniteMetricHandler:
+    """Area under the ROC curve of the critic's logit for faulty or diseased films against normal ones."""
+
+    def values(output: dict[str, Any]) -> Tensor:
+        return torch.cat([output["pred"][0].float(), output["label"]["kind"][:, None].float()], 1)
+
+    def area(values: Tensor) -> Tensor:
+        shown = values[(values[:, 2] == kind) | (values[:, 2] == NORMAL)]
+        return torch.as_tensor(compute_roc_auc(shown[:, kind - 1], (shown[:, 2] == kind).float()))
+
+    return film_values(values, area)
+
+
+class FitScores:
+    """Fits the scorer of the best weights to the films of the run, when it ends.
+
+    Args:
+        weights: the run's weights file.
+        dataset: normal films at the size of details.
+        val_dataset: others, for the p-values.
+    """
+
+    def __init__(self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
+        self.weights, self.dataset, self.val_dataset = weights, dataset, val_dataset
+
+    def attach(self, engine: Workflow) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        if engine.state.rank == 0:
+            model = load_model(self.weights)
+            fit_scorer(model, self.dataset, self.val_dataset, model.scorer.critic)  # type: ignore[union-attr]
+            save_model(model, self.weights)
