@@ -121,7 +121,7 @@ def scoring_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     films = [{"image": str(path)} for path in write_phantoms(folder, 24, format="png", size=48)]
     torch.manual_seed(0)
     model = RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16).eval()
-    fit_scorer(model, detail_films(model, films[:12]), detail_films(model, films[12:]))
+    fit_scorer(model, *(detail_films(model, part, folder / "cache") for part in (films[:12], films[12:])))
     save_model(model, folder / "tiny.pt")
     return folder / "tiny.pt"
 

@@ -92,7 +92,7 @@ def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
     Vovk, Gammerman and Shafer 2005; exact on average over calibrations if both kinds of films are exchangeable.
     """
     larger = (calibration[None] >= scores[:, None]).sum(1)
-    return (1 + larger) / (1 + len(calibration))
+    return (1 + larger).double() / (1 + len(calibration))
 
 
 def _largest(scorer: Scorer, standardised: Tensor, names: tuple[str, ...]) -> list[str]:
