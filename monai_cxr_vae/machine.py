@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import torch
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -31,6 +32,15 @@ def use_threads(number: int | None = None) -> None:
     more threads than cores make a step several times slower.
     """
     torch.set_num_threads(number or min(torch.get_num_threads(), cpu_count()))
+
+
+def one_thread() -> None:
+    """One thread for this process, which is one of many: more would only be in each other's way.
+
+    The number of threads changes the last bits of a network's output too.
+    """
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
 
 
 def has_bfloat16(device: torch.device) -> bool:

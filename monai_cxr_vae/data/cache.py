@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.machine import cpu_count, one_thread
 from monai_cxr_vae.paths import cache_folder
 
 # Below this many films, starting processes costs more than it saves.
@@ -55,7 +56,10 @@ class FilmDataset(Dataset):
         self.data = list(data)
         self.transform = transform
         store = FilmStore(cache_dir or cache_folder() / "films", transform)
-        self.digests = [_digest(item["image"]) for item in self.data]
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            digests = pool.map(_digest, (item["image"] for item in self.data))
+            bar = tqdm(digests, "comparing films", len(self.data), unit="film", disable=None, leave=False, delay=1)
+            self.digests = list(bar)
         self.records = store.records([item["image"] for item in self.data], self.digests)
         self.films = store.open()
 
@@ -207,15 +211,16 @@ def _decode_all(
     transform: Callable[[dict[str, str]], dict[str, Any]], films: dict[str, str]
 ) -> Iterable[tuple[str, str, tuple[np.ndarray, list[int]] | str]]:
     """(digest, path, film or the reason why not) of each film, in order, decoded on all cores when there are many."""
-    workers = len(os.sched_getaffinity(0))
+    workers = cpu_count()
     jobs = [(transform, path) for path in films.values()]
     if len(jobs) < POOL_FROM or workers < 2:
         results: Iterable = map(_decode, jobs)
         yield from ((digest, path, film) for (digest, path), film in zip(films.items(), results, strict=True))
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context) as pool:
+    # Imported once, not by each process; MONAI takes longer than hundreds of films.
+    context.set_forkserver_preload([__name__, "monai.transforms", "monai_cxr_vae.data.readers"])
+    with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
         results = pool.map(_decode, jobs, chunksize=16)
         yield from ((digest, path, film) for (digest, path), film in zip(films.items(), results, strict=True))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_cxr_vae.errors import OutputError
+from monai_cxr_vae.machine import one_thread
 
 _START_SECONDS = 300.0
 _END_SECONDS = 5.0
@@ -190,7 +191,7 @@ def _serve(pipe: Connection, payload: bytes, memory_limit: float | None) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     _silence()
     try:
-        _one_thread()
+        one_thread()
         function = pickle.loads(payload)
         _limit_memory(memory_limit)
     except Exception as error:
@@ -222,15 +223,6 @@ def _silence() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-
-
-def _one_thread() -> None:
-    """More threads per film gain nothing beside more processes, and their number changes the last bits."""
-    import cv2
-    import torch
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 def _limit_memory(gigabytes: float | None) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from monai.transforms import Compose, LoadImaged
 from PIL import Image
 
 from monai_cxr_vae import load_model, read_radiograph
-from monai_cxr_vae.data import FilmDataset
+from monai_cxr_vae.data import FilmDataset, cache
 from monai_cxr_vae.data.cache import FilmStore
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.transforms import FitToSquared, fit_to_square
@@ -118,6 +121,39 @@ def test_two_processes_fill_one_store(films: list[dict[str, str]], tmp_path: Pat
     assert torch.equal(both[1], expected.flip(0))
     store = FilmStore(tmp_path / "shared", preprocessing()).folder
     assert (store / "films.u16").stat().st_size == 6 * 16 * 16 * 2
+
+
+class Signing:
+    """A transform that leaves the number of its process, and of its threads, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.transform, self.folder = preprocessing(), str(folder)
+
+    def __call__(self, item: dict[str, str]) -> dict[str, Any]:
+        time.sleep(0.05)  # so that no process has done all before another has started
+        (Path(self.folder) / f"{os.getpid()} {torch.get_num_threads()}").touch()
+        return self.transform(item)
+
+
+def test_many_films_are_decoded_on_all_cores_under_a_progress_bar(
+    films: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    many = []
+    for i in range(64):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(np.full((20, 20), i, np.uint8)).save(path)
+        many.append({"image": str(path)})
+    (tmp_path / "signed").mkdir()
+    monkeypatch.setattr(cache, "POOL_FROM", 10)
+    monkeypatch.setattr(cache, "cpu_count", lambda: 3)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    filled = FilmDataset(many, Signing(tmp_path / "signed"), tmp_path / "cache").images()
+    assert (filled * 255).round().int()[:, 0, 0, 0].tolist() == list(range(64))
+    processes = [file.name.split() for file in (tmp_path / "signed").iterdir()]
+    assert len(processes) == 3
+    assert str(os.getpid()) not in dict(processes)
+    assert {threads for _, threads in processes} == {"1"}
+    assert re.search(r"reading films:  [ 1-9]\d%.* \d+/64 ", capsys.readouterr().err)
 
 
 def test_unreadable_films_are_counted_and_the_first_named(films: list[dict[str, str]], tmp_path: Path):
