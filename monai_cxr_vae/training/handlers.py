@@ -57,8 +57,9 @@ class LinearStart:
         if engine.state.iteration == 0:
             self.network.initialize_linear(self.dataset.images(5000))
             if dist.is_available() and dist.is_initialized():
-                for parameter in self.network.parameters():  # another machine may find a component's mirror image
-                    dist.broadcast(parameter.data, 0)
+                # Another machine may find a component's mirror image.
+                for tensor in (*self.network.parameters(), *self.network.buffers()):
+                    dist.broadcast(tensor.data, 0)
 
 
 class CollapseNotice:
