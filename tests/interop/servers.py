@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email
 import json
+import os
+import signal
 import subprocess
 import time
 import urllib.error
@@ -43,7 +45,7 @@ def ask(url: str, data: bytes | None = None, method: str | None = None, kind: st
     headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
     request = urllib.request.Request(url, data, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return Answer(answer.status, answer.headers.get("Content-Type", ""), answer.read())
     except urllib.error.HTTPError as error:
         return Answer(error.code, error.headers.get("Content-Type", ""), error.read())
@@ -66,11 +68,11 @@ def ask_form(url: str, fields: dict[str, str], files: dict[str, Path], method: s
 
 @contextmanager
 def running(command: list[str], url: str, log: Path, **options: Any) -> Iterator[None]:
-    """Start a server, wait until ``url`` answers, and end it with all its processes' group."""
+    """Start a server, wait until ``url`` answers, and end it with the processes that it has started."""
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **options)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while True:
             try:
                 ask(url)
@@ -81,5 +83,5 @@ def running(command: list[str], url: str, log: Path, **options: Any) -> Iterator
                 time.sleep(0.1)
         yield
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait()
