@@ -56,7 +56,7 @@ class SpatialVAE(AnyVAE):
         self,
         image_size: int,
         latent_size: int,
-        channels: Sequence[int] = (64, 64),
+        channels: Sequence[int] = (32,),
         stride: int = 32,
         groups: int = 8,
     ) -> None:
