@@ -6,19 +6,24 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from ignite.engine import Events
 from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.tensorboard import SummaryWriter
 
 from monai_cxr_vae.data.cache import FilmDataset
+from monai_cxr_vae.data.pictures import overlay
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.losses import VAELoss, collapse_limit
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
-from monai_cxr_vae.scoring import FEWEST_FILMS, detail_films, fit_scorer
+from monai_cxr_vae.networks.scorer import DETAIL
+from monai_cxr_vae.scoring import FEWEST_FILMS, detail_films, fit_scorer, score
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +164,8 @@ class FitStatistics:
     standard deviation in the evidence lower bound. ``latent_mean`` and ``latent_covariance``: of the training films'
     posterior means, for a vector of latents. ``scorer``: fitted to the training films and told against the validation
     films (:func:`monai_cxr_vae.scoring.fit_scorer`), for a vector of latents; a critic of the weights that the run went
-    on from is kept. ``training``: a summary for the model card.
+    on from is kept; TensorBoard then shows heat maps of eight validation films. ``training``: a summary for the model
+    card.
 
     Args:
         weights: the run's weights file.
@@ -190,9 +196,18 @@ class FitStatistics:
             if model.fits_latents and len(self.dataset) >= FEWEST_FILMS:
                 films, others = (detail_films(model, d.data, self.cache_dir) for d in (self.dataset, self.val_dataset))
                 fit_scorer(model, films, others, model.scorer.critic if model.scorer else None)
+                self._draw_heat(model, others, engine.state.epoch)
             model.settings["training"] = dict(self.summary)
             save_model(model, self.weights)
             logger.info("best weights with their statistics: %s", self.weights)
+
+    def _draw_heat(self, model: RadiographVAE, films: FilmDataset, epoch: int) -> None:
+        batch = films.__getitems__(range(min(8, len(films))))
+        image, mask = (F.avg_pool2d(batch[key].float(), DETAIL) for key in ("image", "mask"))
+        heat = score(model, image, batch["image"], mask > 0.5)[1]
+        pictures = [overlay(film.numpy(), values.numpy()) for film, values in zip(image[:, 0], heat[:, 0], strict=True)]
+        with SummaryWriter(str(self.weights.parent / "tensorboard")) as writer:
+            writer.add_image("heat maps", np.concatenate(pictures, axis=1), epoch, dataformats="HWC")
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import pytest
 import torch
 from monai.bundle import create_workflow
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.data.phantom import write_phantoms
@@ -47,6 +49,18 @@ def test_statistics_are_those_of_the_films(tiny):
     np.testing.assert_allclose(model.latent_covariance.numpy(), np.cov(mu.T), atol=1e-4)
     assert float(model.sigma) == pytest.approx(torch.stack(draws).square().mean().sqrt().item(), rel=0.1)
     assert model.settings["training"]["batch_size"] == 8
+
+
+def test_heat_maps_of_validation_films_can_be_seen(tiny):
+    tiny.workflow(max_epochs=1).run()
+    (event,) = EventAccumulator(str(tiny.folder / "run" / "tensorboard")).Reload().Images("heat maps")
+    shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    assert shown.shape == (16, 8 * 16, 3)
+    films = [np.asarray(Image.open(path)) for path in sorted((tiny.folder / "val").iterdir())[:8]]
+    grey = np.ptp(shown.astype(int), axis=-1) == 0
+    assert 0.3 < grey.mean() < 1
+    # The films are smaller than what scores look at: made larger for it, and smaller again to be seen.
+    assert np.abs(shown[..., 0].astype(int) - np.concatenate(films, axis=1))[grey].max() <= 12
 
 
 def test_the_best_validation_is_kept(tiny):
