@@ -113,6 +113,18 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
     print(f"{len(films)} films in {arguments.output}")
 
 
+def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from monai_cxr_vae.data import datalist
+    from monai_cxr_vae.model import load_model, save_model
+    from monai_cxr_vae.scoring import calibrate, detail_films
+
+    model = load_model(arguments.weights)
+    films = detail_films(model, datalist(arguments.folder))
+    calibrate(model, films)
+    save_model(model, arguments.output)
+    print(f"{arguments.output}: {len(films)} films, so the smallest p-value is 1/{len(films) + 1}")
+
+
 def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
     from monai_cxr_vae.inference.embed import embed
     from monai_cxr_vae.model import load_model
@@ -209,6 +221,10 @@ def _parser() -> Parser:
     evaluate.add_argument("--output", type=Path, metavar="OUT", required=True)
     evaluate.add_argument("--train-dir", type=Path, metavar="DIR", help="training films, to fit the baselines on")
     evaluate.add_argument("--metrics-csv", type=Path, metavar="FILE", help="log of the training, for curves.png")
+
+    calibrate = command(_calibrate, "write weights whose p-values are told against a site's own normal films")
+    calibrate.add_argument("folder", type=Path, metavar="FILMS")
+    calibrate.add_argument("--output", type=Path, metavar="FILE", required=True, help="the new weights file")
 
     embed = command(_embed, "write the latents of a folder of films (npz and csv)")
     embed.add_argument("folder", type=Path, metavar="IN")

@@ -203,9 +203,18 @@ def create_model(
     return model
 
 
-def save_model(model: RadiographVAE, path: str | os.PathLike) -> None:
-    """Write a weights file, whole or not at all."""
-    save_state({name: value.detach().cpu() for name, value in model.state_dict().items()}, path)
+def save_model(model: RadiographVAE, path: str | os.PathLike, *, half: bool = False) -> None:
+    """Write a weights file, whole or not at all.
+
+    Args:
+        model: the model.
+        path: the file.
+        half: store the parameters (not the statistics) in half precision, for a file of half the size; loading makes
+            them float32 again.
+    """
+    parameters = {name for name, _ in model.named_parameters()} if half else set()
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    save_state({name: value.half() if name in parameters else value for name, value in state.items()}, path)
 
 
 def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
