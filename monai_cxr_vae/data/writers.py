@@ -90,13 +90,13 @@ class SaveRadiographd(SaveImaged):
     A DICOM film gives derived DICOM objects under ``<StudyInstanceUID>/<SeriesInstanceUID>/<SOPInstanceUID>.dcm``;
     other films give files under ``images/`` that begin with the first 32 hex digits of the input's SHA-256:
 
-    ========== ============================== ============================ ======================================
-    kind       DICOM                          PNG, JPEG                    NIfTI
-    ========== ============================== ============================ ======================================
-    ``sc``     Secondary Capture              ``.png`` (16 bit grey)       ``.nii.gz`` (float32)
-    ``overlay`` colour Secondary Capture      ``.overlay.png``             ``.heatmap.nii.gz`` (float32, 0 to 1)
-    ``sr``     Comprehensive SR               none: the scores are in the manifest
-    ========== ============================== ============================ ======================================
+    =========== ========================= ==================== =====================================
+    kind        DICOM                     PNG, JPEG            NIfTI
+    =========== ========================= ==================== =====================================
+    ``sc``      Secondary Capture         ``.png`` (16 bit)    ``.nii.gz`` (float32)
+    ``overlay`` colour Secondary Capture  ``.overlay.png``     ``.heatmap.nii.gz`` (float32, 0 to 1)
+    ``sr``      Comprehensive SR          none: the manifest has the scores
+    =========== ========================= ==========================================================
 
     The reconstruction (``sc``) is at the model's resolution in the source's orientation and aspect, without padding;
     NIfTI has the source's grid and affine. The overlay shows the heat map, ``heatmap`` in the data;
