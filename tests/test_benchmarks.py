@@ -65,7 +65,7 @@ def test_overhead(benchmark: Callable[[str], Any], tmp_path: Path):
         write_phantoms(tmp_path / part, count, 0, "png", 64)
     folders = {"dataset_dir": str(tmp_path / "train"), "val_dataset_dir": str(tmp_path / "val")}
     settings = folders | {"cache_dir": str(tmp_path / "cache"), "latent_size": 4, "channels": [8]}
-    check(benchmark("overhead").measure(pairs=2, sizes=(16,), batch_size=4, **settings), 3)
+    check(benchmark("overhead").measure(pairs=2, sizes=(16,), batch_size=4, **settings), 4)
 
 
 @pytest.mark.slow

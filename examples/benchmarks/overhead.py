@@ -1,9 +1,9 @@
 """Training through the bundle's own trainer, beside a bare loop over tensors in memory.
 
 The trainer has all of the bundle's handlers, the film cache and a progress bar. After each of its steps come a step of
-a bare loop with the same network, batch size, loss and optimizer, and one of a loop that also does the recipe's own
-arithmetic: augmentation, gradient clipping and the running average of the weights. A network that computes nothing
-leaves the trainer's own milliseconds.
+a bare loop with the same network, batch size, loss and AdamW as PyTorch gives it, one with the recipe's fused AdamW,
+and one that also does the recipe's own arithmetic: augmentation, gradient clipping and the running average of the
+weights. A network that computes nothing leaves the trainer's own milliseconds.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ class Nothing(nn.Module):
 class Bare:
     """A training loop of a few lines, on films in memory."""
 
-    def __init__(self, network: nn.Module, films: Tensor, batch_size: int, recipe: bool) -> None:
+    def __init__(
+        self, network: nn.Module, films: Tensor, batch_size: int, fused: bool = True, recipe: bool = False
+    ) -> None:
         self.network, self.films, self.batch_size, self.recipe = network.train(), films, batch_size, recipe
         self.loss_function = VAELoss()
-        self.optimizer = torch.optim.AdamW(parameter_groups(network, 1e-3), betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(parameter_groups(network, 1e-3), betas=(0.9, 0.99), fused=fused)
         self.augmentation = Augmentation()
         self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
 
@@ -123,12 +125,13 @@ def training(output_dir: str, pairs: int, image_size: int, batch_size: int, **se
 
 
 def times(pairs: int, image_size: int, batch_size: int, **settings: Any) -> list[list[float]]:
-    """Milliseconds of each step of the trainer, of the bare loop and of the one with the recipe's arithmetic."""
+    """Milliseconds of each step of the trainer and of the three loops."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         workflow = training(folder, pairs, image_size, batch_size, **settings)
         trainer = workflow.parser.get_parsed_content("train#trainer")
         films = workflow.parser.get_parsed_content("train#dataset").images()
-        loops = [Bare(copy.deepcopy(trainer.network), films, batch_size, recipe) for recipe in (False, True)]
+        kinds: list[dict[str, bool]] = [{"fused": False}, {}, {"recipe": True}]
+        loops = [Bare(copy.deepcopy(trainer.network), films, batch_size, **kind) for kind in kinds]
         alternate = Alternate(loops, pairs)
         alternate.attach(trainer)
         trainer.run()
@@ -138,17 +141,18 @@ def times(pairs: int, image_size: int, batch_size: int, **settings: Any) -> list
 def measure(
     pairs: int = 60, sizes: tuple[int, ...] = (64, 128), batch_size: int = 64, threads: int = 1, **settings: Any
 ) -> list[Row]:
-    """Three rows for each image size. ``settings`` are those of ``train.json``."""
-    torch.set_num_threads(threads)
+    """Four rows for each image size. ``settings`` are those of ``train.json``."""
+    settings.setdefault("num_threads", threads)
     rows = []
     for size in sizes:
         ours, *theirs = times(pairs, size, batch_size, **settings)
-        for title, bare in zip(("a bare loop", "one with the recipe"), theirs, strict=True):
+        titles = {"a bare loop": 0.95, "one with the fused optimizer": None, "one with the recipe": 0.95}
+        for (title, limit), bare in zip(titles.items(), theirs, strict=True):
             ratio = statistics.median(b / a for a, b in zip(ours, bare, strict=True))
             medians = statistics.median(ours), statistics.median(bare)
-            rows.append(row(f"training at {size} px, beside {title}", ratio, 0.95, pairs, *medians, "ms per step"))
+            rows.append(row(f"training at {size} px, beside {title}", ratio, limit, pairs, *medians, "ms per step"))
         nothing = {"_target_": f"{__name__}.Nothing", "image_size": size}
-        ours, bare, recipe = times(pairs, size, batch_size, **settings | {"network_def": nothing})
+        ours, _, bare, recipe = times(pairs, size, batch_size, **settings | {"network_def": nothing})
         medians = statistics.median(ours), statistics.median(recipe)
         rows.append(
             row(
