@@ -82,6 +82,10 @@ def test_shapes_and_places(
     network = restore(square, geometry, "network")
     assert max(network.shape) == size
     assert (network.shape[0] >= network.shape[1]) or rows * aspect <= columns
+    np.testing.assert_array_equal(restore(square, geometry, size), network)
+    large = restore(square, geometry, 2 * size)
+    assert max(large.shape) == 2 * size
+    assert max(abs(2 * a - b) for a, b in zip(network.shape, large.shape, strict=True)) <= 1
     # a gradient keeps its direction, so nothing was flipped or transposed on the way
     for axis, length in enumerate((rows, columns)):
         if min(length, height, width) >= 4:
