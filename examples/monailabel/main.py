@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class App(MONAILabelApp):
             raise HTTPException(404, f"there is no model {model!r}, but {', '.join(self._infers)}")
         if "label_info" in request:  # sent for nothing but DICOM SEG
             raise HTTPException(501, NO_SEGMENTATION)
-        if isinstance(image, str) and image not in self.datastore().list_images() and not Path(image).is_file():
+        if isinstance(image, str) and image not in self.datastore().list_images() and not _was_sent_along(image):
             raise HTTPException(404, f"there is no image {image!r}")
         try:
             return super().infer(request, datastore)
@@ -93,6 +94,11 @@ class App(MONAILabelApp):
         if method is None and not self._scoring_methods["anomaly"].stale(self.datastore()):
             return {}
         return super().async_scoring(method, params)
+
+
+def _was_sent_along(image: str) -> bool:
+    """Whether the server has just stored this file for a request, rather than that a client names any of its files."""
+    return Path(image).parent == Path(tempfile.gettempdir()) and Path(image).is_file()
 
 
 class FilmArchive(DICOMWebDatastore):

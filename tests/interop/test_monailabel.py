@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -283,10 +284,12 @@ def test_the_server_reconstructs_as_the_command_line_does(
     assert np.abs(shown - reconstructed[form]).max() <= 1 / 255
 
 
-def test_a_film_may_be_sent_along(stock: Server, one_film: Path):
-    answer = ask_form(f"{stock.url}/infer/cxr_vae?output=json", {"params": "{}"}, {"file": one_film / FORMS["dx"]})
-    sent, stored = answer.json(), stock.scores("one_dx")
-    assert {name: sent[name] for name in SCORES} == {name: stored[name] for name in SCORES}
+def test_a_film_may_be_sent_along(stock: Server, archive: Server, one_film: Path):
+    stored = stock.scores("one_dx")
+    for where in (stock, archive):
+        file = {"file": one_film / FORMS["dx"]}
+        sent = ask_form(f"{where.url}/infer/cxr_vae?output=json", {"params": "{}"}, file).json()
+        assert {name: sent[name] for name in SCORES} == {name: stored[name] for name in SCORES}
 
 
 def test_one_film_in_every_form(stock: Server, archive: Server, bundle: Path, one_film: Path):
@@ -329,6 +332,12 @@ def test_annotators_find_their_findings(server: Server):
     assert set(info["strategies"]) == {"most_unusual", "most_unusual_and_random"}
 
 
+def test_web_pages_of_others_may_not_read_films(server: Server):
+    request = urllib.request.Request(f"{server.url}/info/", headers={"Origin": "http://elsewhere.example"})
+    with urllib.request.urlopen(request) as answer:
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
 def test_films_are_served_by_their_scores_and_training_refreshes_them(server: Server, films: Path):
     infos = server.scored()
     assert infos["broken"]["unreadable"] == "corrupt"
@@ -363,6 +372,7 @@ def test_films_are_served_by_their_scores_and_training_refreshes_them(server: Se
     ("image", "options", "status", "reason"),
     [
         ("nobody", {}, 404, "there is no image 'nobody'"),
+        ("/etc/hostname", {}, 404, "there is no image '/etc/hostname'"),
         ("phantom_0000", {"model": "other"}, 404, "there is no model 'other', but cxr_vae"),
         ("phantom_0000", {"show": "x"}, 422, "there is no 'x' to show, but mask, heatmap, reconstruction"),
         ("broken", {}, 422, "the picture is damaged or incomplete"),
