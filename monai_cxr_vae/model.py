@@ -142,7 +142,7 @@ def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_:
     """Make room for a state dict's scorer, whose size is that of the films that it was fitted on."""
     start = f"{prefix}scorer."
     own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
-    scorer = Scorer.shaped_like(own) if own else None
+    scorer = Scorer.shaped_like(own).to(model.sigma.device).train(model.training) if own else None
     if scorer is None or model.scorer is None or _shapes(scorer) != _shapes(model.scorer):
         model.scorer = scorer  # one that fits stays: an optimiser may hold its parameters
 

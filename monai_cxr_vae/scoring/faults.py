@@ -1,6 +1,7 @@
 """Synthetic faults of films: what an intake gate should stop, made from films that it should let pass.
 
-Each function takes a film ``(S, S)`` float32 in [0, 1] and a generator and returns the faulty film, same form.
+Each function takes a film ``(S, S)`` float32 in [0, 1] and a generator and returns the faulty film, whose
+values and type :func:`add_fault` puts right.
 """
 
 from __future__ import annotations

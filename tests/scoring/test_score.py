@@ -1,0 +1,211 @@
+"""What is told of a film: p-values, scores, parts and heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+from sklearn.metrics import roc_auc_score
+
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.model import RadiographVAE
+from monai_cxr_vae.networks import Scorer
+from monai_cxr_vae.networks.scorer import ANOMALY, QUALITY
+from monai_cxr_vae.scoring import score
+from monai_cxr_vae.scoring.faults import blank, inverted
+from monai_cxr_vae.scoring.score import examine, p_value
+
+# Few different values, so that ties are common.
+values = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
+Films = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@given(values, values)
+def test_p_values_count_the_calibration_scores_that_are_as_large(scores: list[float], calibration: list[float]):
+    found = p_value(torch.tensor(scores), torch.tensor(calibration)).tolist()
+    for value, p in zip(scores, found, strict=True):
+        assert p == (1 + len([other for other in calibration if other >= value])) / (1 + len(calibration))
+    ranked = [p for _, p in sorted(zip(scores, found, strict=True))]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_alarms_follow_the_beta_binomial_law():
+    """Of m films exchangeable with n of a calibration, BetaBinomial(m, k, n + 1 - k) alarm at level k / (n + 1)."""
+    rng, n, m, rounds, k = np.random.default_rng(0), 99, 40, 4000, 5
+    scores = torch.from_numpy(rng.standard_normal((rounds, n + m)))
+    alarms = [int((p_value(row[n:], row[:n]) <= k / (n + 1)).sum()) for row in scores]
+    law = stats.betabinom(m, k, n + 1 - k)
+    last = 8  # and more
+    observed = np.bincount(np.minimum(alarms, last), minlength=last + 1)
+    expected = rounds * np.append(law.pmf(np.arange(last)), law.sf(last - 1))
+    assert stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_weights_that_are_not_calibrated_say_so():
+    model = RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16).eval()
+    film = torch.rand(1, 1, 16, 16), torch.rand(1, 1, 32, 32)
+    for scorer in (None, Scorer(16, 4, critic=True, films=0).eval()):
+        model.scorer = scorer
+        with pytest.raises(InputError, match="not calibrated for scores"):
+            score(model, *film)
+
+
+def test_scores_join_the_standardised_aspects(critical: RadiographVAE, new_films: Films):
+    with torch.no_grad():
+        look = examine(critical, critical.scorer, *new_films)
+        standardised = critical.scorer.standardised(look)
+    column = dict(zip(critical.scorer.aspects, standardised.double().T.numpy(), strict=True))
+    for told, *rows in zip(score(critical, *new_films)[0], *column.values(), strict=True):
+        row = dict(zip(column, rows, strict=True))
+        quality, anomaly = ({name: row[name] for name in names} for names in (QUALITY, ANOMALY))
+        assert told.quality == pytest.approx(special.logsumexp(2 * np.array(list(quality.values()))) / 2, rel=1e-4)
+        assert told.anomaly == pytest.approx(np.mean(list(anomaly.values())), rel=1e-4, abs=1e-5)
+        assert told.quality_part == max(quality, key=quality.get)
+        assert told.anomaly_part == max(anomaly, key=anomaly.get)
+
+
+def test_without_a_critic_no_part_needs_one(plain: RadiographVAE, new_films: Films):
+    told, _ = score(plain, *new_films)
+    assert {row.quality_part for row in told} <= {"residual", "latent", "exposure", "texture"}
+    assert {row.anomaly_part for row in told} <= {"local", "latent"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "critical"])
+def test_p_values_lie_in_range_and_fall_with_the_score(kind: str, new_films: Films, request: pytest.FixtureRequest):
+    model = request.getfixturevalue(kind)
+    told, _ = score(model, *new_films)
+    for name in ("quality", "anomaly"):
+        calibration = getattr(model.scorer, f"{name}_calibration").tolist()
+        rows = sorted((getattr(row, name), getattr(row, f"{name}_p")) for row in told)
+        for value, p in rows:
+            assert p == (1 + sum(other >= value for other in calibration)) / (1 + len(calibration))
+        assert [p for _, p in rows] == sorted((p for _, p in rows), reverse=True)
+        assert 0 < rows[-1][1] <= rows[0][1] <= 1
+
+
+@pytest.mark.parametrize("kind", ["plain", "critical"])
+def test_a_film_in_a_batch_has_the_scores_of_the_film_alone(
+    kind: str, new_films: Films, request: pytest.FixtureRequest
+):
+    model = request.getfixturevalue(kind)
+    together, heat = score(model, *new_films)
+    for i in range(0, len(together), 7):
+        [alone], own = score(model, *(part[i : i + 1] for part in new_films))
+        assert (alone.quality_part, alone.anomaly_part) == (together[i].quality_part, together[i].anomaly_part)
+        assert alone.quality == pytest.approx(together[i].quality, abs=1e-4)
+        assert alone.anomaly == pytest.approx(together[i].anomaly, abs=1e-4)
+        torch.testing.assert_close(own[0], heat[i], atol=1e-4, rtol=0)
+
+
+def test_films_without_padding_need_no_mask(plain: RadiographVAE, new_films: Films):
+    image, detail, _ = new_films
+    told, heat = score(plain, image, detail)
+    again, same = score(plain, image, detail, torch.ones_like(image, dtype=torch.bool))
+    assert told == again
+    assert torch.equal(heat, same)
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_padding_does_not_count(plain: RadiographVAE, new_films: Films, seed: int):
+    """Whatever stands outside of the film, in it or in its reconstruction, changes neither a score nor the map."""
+    image, detail, mask = new_films
+    scorer = plain.scorer
+    with torch.no_grad():
+        latent, _ = plain.encode(image)
+        reconstruction = plain.decode(latent)
+        before = scorer.look(image, detail, mask, latent, reconstruction)
+        generator = torch.Generator().manual_seed(seed)
+        wide = mask.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        assert not mask.all()
+        image, detail, reconstruction = (
+            torch.where(inside, part, torch.rand(part.shape, generator=generator))
+            for part, inside in ((image, mask), (detail, wide), (reconstruction, mask))
+        )
+        after = scorer.look(image, detail, mask, latent, reconstruction)
+    assert torch.equal(scorer.standardised(before), scorer.standardised(after))
+    heat = scorer.heat(after)
+    assert torch.equal(scorer.heat(before), heat)
+    assert not heat[~mask].any()
+
+
+@pytest.mark.parametrize("kind", ["plain", "critical"])
+def test_heat_is_half_at_the_limit_of_the_calibration(kind: str, new_films: Films, request: pytest.FixtureRequest):
+    model = request.getfixturevalue(kind)
+    scorer = model.scorer
+    look = examine(model, scorer, *new_films)
+    # Only one of the two kinds of heat at a time: without differences, or where the critic sees nothing.
+    calm = look._replace(squares=torch.zeros_like(look.squares), places=torch.full_like(look.places, -1e3))
+    assert not scorer.heat(calm).any()
+    highest = scorer.raw_heat(look)[:, 0].amax((1, 2))
+    for share in (0.5, 1.0, 1.5, 10.0):
+        squares = look.squares * (share * scorer.heat_limits[0] / highest).view(-1, 1, 1, 1)
+        found = scorer.heat(calm._replace(squares=squares)).amax((1, 2, 3))
+        torch.testing.assert_close(found, torch.full_like(found, min(1.0, share / 2)), rtol=1e-4, atol=0)
+    if scorer.critic is not None:
+        places = torch.logit(scorer.heat_limits[1]).expand(look.places.shape)
+        heat = scorer.heat(calm._replace(places=places))
+        torch.testing.assert_close(heat[look.mask], torch.full_like(heat[look.mask], 0.5), rtol=1e-4, atol=0)
+        assert not heat[~look.mask].any()
+
+
+def test_heat_maps_are_on_one_scale_within_range(critical: RadiographVAE, new_films: Films):
+    image, detail, mask = new_films
+    spoilt = image.clone()
+    spoilt[:, :, 10:14, 18:22] = 1 - spoilt[:, :, 10:14, 18:22]
+    detail = torch.where(
+        (spoilt != image).repeat_interleave(2, 2).repeat_interleave(2, 3),
+        spoilt.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        detail,
+    )
+    _, normal = score(critical, image, new_films[1], mask)
+    _, heat = score(critical, spoilt, detail, mask)
+    for maps in (normal, heat):
+        assert maps.shape == image.shape
+        assert maps.dtype == torch.float32
+        assert maps.min() >= 0
+        assert maps.max() <= 1
+    peak = heat.flatten(1).argmax(1)
+    assert ((peak // 32 - 12).abs() <= 4).float().mean() > 0.8
+    assert ((peak % 32 - 20).abs() <= 4).float().mean() > 0.8
+    assert heat[:, :, 10:14, 18:22].mean() > 2 * normal[:, :, 10:14, 18:22].mean()
+
+
+GROSS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "blank": blank,
+    "noise": lambda film, rng: rng.random(film.shape, dtype=np.float32),
+    "inverted": inverted,
+    "turned": lambda film, rng: np.rot90(film, rng.integers(1, 4)),
+    "dark": lambda film, rng: 0.3 * film,
+}
+
+
+@pytest.mark.parametrize("fault", GROSS)
+def test_gross_faults_are_told_from_normal_films(fault: str, stretched: RadiographVAE, datasets: Callable):
+    detail = datasets(stretched)[2].images()
+    rng = np.random.default_rng(0)
+    faulty = np.stack([GROSS[fault](film, rng) for film in detail[:, 0].numpy()])
+    faulty = torch.from_numpy(faulty.clip(0, 1).astype(np.float32))[:, None]
+    films = torch.cat([detail, faulty])
+    told, _ = score(stretched, torch.nn.functional.avg_pool2d(films, 2), films)
+    truth = np.repeat([0, 1], len(detail))
+    assert roc_auc_score(truth, [row.quality for row in told]) > 0.99
+    assert np.mean([row.quality_p < 0.05 for row in told[len(detail) :]]) > 0.9
+
+
+@pytest.mark.parametrize("kind", ["plain", "critical"])
+def test_new_normal_films_raise_alarms_as_often_as_promised(
+    kind: str, new_films: Films, request: pytest.FixtureRequest
+):
+    model = request.getfixturevalue(kind)
+    told, _ = score(model, *new_films)
+    n = len(model.scorer.quality_calibration)
+    k = (n + 1) // 5
+    low, high = stats.betabinom.ppf((0.005, 0.995), len(told), k, n + 1 - k)
+    for name in ("quality_p", "anomaly_p"):
+        assert low <= sum(getattr(row, name) <= k / (n + 1) for row in told) <= high
