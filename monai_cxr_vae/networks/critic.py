@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,10 @@ class Critic(nn.Module):
         width: units of the heads' hidden layer.
     """
 
+    if TYPE_CHECKING:
+        feature_mean: Tensor
+        feature_whitening: Tensor
+
     def __init__(self, channels: Sequence[int] = (24, 48, 96), width: int = 64) -> None:
         super().__init__()
         pairs = list(itertools.pairwise(channels))
@@ -39,9 +44,23 @@ class Critic(nn.Module):
         self.map_head = nn.Sequential(
             ResidualBlock(channels[0]), norm, nn.SiLU(), nn.Conv2d(channels[0], 1, 3, padding=1)
         )
-        self.unit = nn.BatchNorm1d(FEATURES, affine=False)
+        self.register_buffer("feature_mean", torch.zeros(FEATURES))
+        self.register_buffer("feature_whitening", torch.eye(FEATURES))
         features = 2 * channels[-1] + BINS + FEATURES + 2
         self.heads = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Dropout(0.2), nn.Linear(width, 2))
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def whiten(self, features: Tensor) -> None:
+        """See features from now on in standard deviations of these, ``(N, 15)``, along their principal directions.
+
+        A blurred film has the energy of a film at each scale, but not the ratios of them: most of what the features
+        tell is in the directions in which normal films vary least.
+        """
+        centred = features.double() - features.double().mean(0)
+        variance, directions = torch.linalg.eigh(centred.T @ centred / (len(features) - 1))
+        self.feature_mean.copy_(features.mean(0))
+        self.feature_whitening.copy_(directions / variance.clamp(min=1e-6).sqrt())
 
     @torch.jit.unused
     def forward(self, film: Tensor, reconstruction: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +88,8 @@ class Critic(nn.Module):
             x = kept[i] + F.interpolate(self.ups[i](x), scale_factor=2.0, mode="nearest")
         places = self.map_head(x)
         top = places.flatten(1).topk(8, 1).values
-        seen = [pooled.mean(2), pooled.amax(2), histogram(half), self.unit(features).clamp(-10, 10)]
+        white = (features - self.feature_mean) @ self.feature_whitening
+        seen = [pooled.mean(2), pooled.amax(2), histogram(half), white.clamp(-20, 20)]
         return self.heads(torch.cat([*seen, top.mean(1, True), top[:, :1]], 1)), places
 
 

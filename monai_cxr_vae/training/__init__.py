@@ -5,7 +5,14 @@ from __future__ import annotations
 from monai_cxr_vae.training import critic, validation
 from monai_cxr_vae.training.batches import Augmentation, PrepareBatch
 from monai_cxr_vae.training.bundle_update import update
-from monai_cxr_vae.training.critic import CriticInferer, CriticLoss, FitScores, SpoilFilms, model_with_critic
+from monai_cxr_vae.training.critic import (
+    CriticInferer,
+    CriticLoss,
+    FitScores,
+    SpoilFilms,
+    WhitenFeatures,
+    model_with_critic,
+)
 from monai_cxr_vae.training.handlers import (
     CollapseNotice,
     EpochSeed,
@@ -36,6 +43,7 @@ __all__ = [
     "RunLog",
     "SpoilFilms",
     "UpdateAverage",
+    "WhitenFeatures",
     "critic",
     "model_with_critic",
     "parameter_groups",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ NORMAL, FAULTY, DISEASED = 0, 1, 2
 
 
 def model_with_critic(weights: str | os.PathLike) -> RadiographVAE:
-    """A trained model with a new critic, the only part of it that can still learn.
+    """A trained model with a critic, its own or a new one, the only part of it that can still learn.
 
     Raises:
         InputError: the weights have no vector of latents.
@@ -41,8 +42,25 @@ def model_with_critic(weights: str | os.PathLike) -> RadiographVAE:
     if not model.fits_latents:
         raise InputError("scores need a model with a vector of latents")
     model.requires_grad_(False)
-    model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0)
+    if model.scorer is None or model.scorer.critic is None:
+        model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0)
+    model.scorer.critic.requires_grad_(True)  # type: ignore[union-attr]
     return model
+
+
+class WhitenFeatures:
+    """Tells a new critic, before its first step, what exposure and texture normal films have."""
+
+    def __init__(self, network: RadiographVAE, dataset: FilmDataset) -> None:
+        self.network, self.dataset = network, dataset
+
+    def attach(self, engine: Workflow) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        if engine.state.iteration == 0:
+            films = self.dataset.images(1000)
+            self.network.scorer.critic.whiten(_features(films))  # type: ignore[union-attr]
 
 
 class SpoilFilms:
@@ -54,6 +72,9 @@ class SpoilFilms:
         findings: share that get findings.
         left_out: families of faults and findings that are not used, to learn how a critic does on what it never saw.
         seed: a number makes what is done to a film depend on the film alone; None draws anew from torch's generator.
+
+    Raises:
+        InputError: a family that does not exist, or none left.
     """
 
     def __init__(
@@ -61,12 +82,16 @@ class SpoilFilms:
         augmentation: Augmentation | None = None,
         faults: float = 0.3,
         findings: float = 0.35,
-        left_out: tuple[str, ...] = (),
+        left_out: Sequence[str] = (),
         seed: int | None = None,
     ) -> None:
         self.augmentation, self.shares, self.seed = augmentation, (faults, findings), seed
         self.faults = [name for name in FAULTS if name not in left_out]
         self.findings = [name for name in FINDINGS if name not in left_out]
+        if unknown := set(left_out) - {*FAULTS, *FINDINGS}:
+            raise InputError(f"no family {', '.join(sorted(unknown))}; there are {', '.join([*FAULTS, *FINDINGS])}")
+        if not self.faults or not self.findings:
+            raise InputError("a critic needs at least one family of faults and one of findings")
 
     def __call__(
         self, batch: dict[str, Tensor], device: Any = None, non_blocking: bool = False, **kwargs: Any
@@ -101,11 +126,9 @@ class CriticInferer(Inferer):
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """``(logits, places)`` of the critic, see :class:`monai_cxr_vae.networks.Critic`."""
-        inside = torch.ones_like(inputs, dtype=torch.bool)
-        image = F.avg_pool2d(inputs, DETAIL)
         with torch.no_grad():
-            reconstruction = network.reconstruct(image)
-            features = torch.cat([exposure(image, inside[..., ::DETAIL, ::DETAIL]), texture(inputs, inside)], 1)
+            reconstruction = network.reconstruct(F.avg_pool2d(inputs, DETAIL))
+            features = _features(inputs)
         return network.scorer.critic(inputs, reconstruction, features)
 
 
@@ -164,3 +187,9 @@ class FitScores:
             model = load_model(self.weights)
             fit_scorer(model, self.dataset, self.val_dataset, model.scorer.critic)  # type: ignore[union-attr]
             save_model(model, self.weights)
+
+
+def _features(films: Tensor) -> Tensor:
+    """Exposure and texture of films without padding, ``(N, 1, 2 S, 2 S)`` to ``(N, 15)``."""
+    image, inside = F.avg_pool2d(films, DETAIL), torch.ones_like(films, dtype=torch.bool)
+    return torch.cat([exposure(image, inside[..., ::DETAIL, ::DETAIL]), texture(films, inside)], 1)
