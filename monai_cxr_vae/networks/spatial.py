@@ -111,11 +111,9 @@ class SpatialVAE(AnyVAE):
 
     def _analysis(self, x: Tensor) -> Tensor:
         """Films to the latents of the linear code, ``(N, latent_size)``."""
-        blocks = self._blocks(x)[self.order]
-        parts: list[Tensor] = []
-        for group in range(self.groups):
-            part = blocks[int(self.bounds[group]) : int(self.bounds[group + 1])]
-            parts.append(part @ (self.linear_components[group] / self.stride).t())
+        blocks = self._blocks(x)[self.order].split_with_sizes(self._sizes())
+        components = (self.linear_components / self.stride).unbind()
+        parts = [part @ component.t() for part, component in zip(blocks, components)]  # noqa: B905 (TorchScript)
         values = torch.cat(parts).permute(1, 0, 2).flatten(1)[:, self.kept]
         return values * (self.linear_gain_encoder / self.deviation)
 
@@ -124,14 +122,21 @@ class SpatialVAE(AnyVAE):
         values = torch.zeros(z.size(0), self.cells * self.components, dtype=z.dtype, device=z.device)
         values = values.index_copy(1, self.kept, z * (self.linear_gain_decoder * self.deviation))
         values = values.view(z.size(0), self.cells, self.components).permute(1, 0, 2)
-        parts: list[Tensor] = []
-        for group in range(self.groups):
-            part = values[int(self.bounds[group]) : int(self.bounds[group + 1])]
-            parts.append(part @ (self.linear_components[group] / self.stride))
+        components = (self.linear_components / self.stride).unbind()
+        groups = values.split_with_sizes(self._sizes())
+        parts = [part @ component for part, component in zip(groups, components)]  # noqa: B905 (TorchScript)
         blocks = torch.cat(parts)[self.order.argsort()].permute(1, 2, 0)
         side = self.image_size // self.stride
         film = F.pixel_shuffle(blocks.reshape(z.size(0), -1, side, side), self.stride)
         return self.lapping.t() @ film @ self.lapping + self.linear_mean
+
+    def _sizes(self) -> list[int]:
+        """Number of cells in each group.
+
+        What is split is put together in the backward pass; what is indexed costs a tensor of the whole size for every
+        part there.
+        """
+        return [int(self.bounds[group + 1]) - int(self.bounds[group]) for group in range(self.groups)]
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Films without their mean to lapped blocks, ``(cells, N, stride ** 2)``."""
