@@ -54,6 +54,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
+    # The spatial preset makes the better picture; what is written beside it needs scores, which it does not give.
+    if arguments.objects == ["sc"] and (Path(bundle_root()) / "models" / "spatial.pt").is_file():
+        arguments.weights = arguments.weights or "spatial"
     _run_folder(arguments)
 
 
@@ -208,7 +211,11 @@ def _parser() -> Parser:
             help="put input paths, which may name patients, into the manifest and the report",
         )
 
-    folder_command(_reconstruct, "reconstruct every film of a folder; DICOM in, derived DICOM out", ["sc"])
+    folder_command(
+        _reconstruct,
+        "reconstruct every film of a folder (with the spatial preset); DICOM in, derived DICOM out",
+        ["sc"],
+    )
     text = "tell of every film of a folder whether it is fit for use and how unusual it is; report.html shows them"
     folder_command(_score, text, ["overlay", "sr"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -33,7 +34,7 @@ class RadiographVAE(AnyVAE):
             :class:`monai_cxr_vae.networks.SpatialVAE`: ``image_size``, ``latent_size``, ``channels``, ...
 
     Raises:
-        InputError: unknown preset or fit, or a size that the network cannot have.
+        InputError: unknown preset or fit, or an argument that the network does not have or cannot take.
     """
 
     if TYPE_CHECKING:  # TorchScript would read these annotations, and cannot
@@ -53,6 +54,9 @@ class RadiographVAE(AnyVAE):
         if fit not in FITS:
             raise InputError(f"unknown fit {fit!r}; there are {', '.join(FITS)}")
         arguments = PRESETS[preset] | {name: value for name, value in network.items() if value is not None}
+        unknown = [name for name in arguments if name not in inspect.signature(network_of(preset)).parameters]
+        if unknown:
+            raise InputError(f"a network of preset {preset} has no {', '.join(unknown)}")
         try:
             super().__init__(**arguments)
         except ValueError as error:

@@ -128,7 +128,7 @@ def test_fine_tuning_keeps_the_network_of_the_weights(model: RadiographVAE, weig
         create_model(weights, latent_size=8)
 
 
-@pytest.mark.parametrize("arguments", [{"preset": "huge"}, {"fit": "crop"}, {"image_size": 63}])
+@pytest.mark.parametrize("arguments", [{"preset": "huge"}, {"fit": "crop"}, {"image_size": 63}, {"stride": 8}])
 def test_impossible_networks_are_refused(arguments: dict[str, object]):
     with pytest.raises(InputError):
         RadiographVAE(**arguments)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What simpler methods make of the same films with as many values per film: the mean image, PCA, block PCA, bicubic."""
+"""What simpler methods make of the same films with as many values: mean image, PCA, block PCA, bicubic, DCT."""
 
 from __future__ import annotations
 
@@ -81,6 +81,42 @@ def bicubic(films: Tensor, values: int) -> tuple[Tensor, int]:
     side = min(math.isqrt(values), films.shape[-1])
     small = F.interpolate(films, (side, side), mode="bicubic", antialias=True)
     return F.interpolate(small, films.shape[2:], mode="bicubic"), side**2
+
+
+def low_pass_dct(films: Tensor, values: int) -> tuple[Tensor, int]:
+    """Films from the lowest frequencies of their cosine transform, a square of at most ``values`` of them.
+
+    Returns:
+        The reconstructions ``(N, 1, S, S)`` and the number of values per film.
+    """
+    side = min(math.isqrt(values), films.shape[-1])
+    slow = _cosines(films.shape[-1])[:side]
+    project = slow.T @ slow
+    return project @ films @ project, side**2
+
+
+def best_dct(films: Tensor, values: int) -> tuple[Tensor, int]:
+    """Films from the ``values`` largest coefficients of each one's own cosine transform.
+
+    Not a code of that many values, since which coefficients they are is not counted: a bound for transform codes.
+
+    Returns:
+        The reconstructions ``(N, 1, S, S)`` and the number of coefficients per film.
+    """
+    cosines = _cosines(films.shape[-1])
+    spectrum = (cosines @ films @ cosines.T).flatten(1)
+    values = min(values, spectrum.shape[1])
+    largest = spectrum.abs().topk(values, dim=1).indices
+    kept = torch.zeros_like(spectrum).scatter_(1, largest, spectrum.gather(1, largest)).view_as(films)
+    return cosines.T @ kept @ cosines, values
+
+
+def _cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) as a matrix, slow rows first."""
+    k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)[None] + 0.5
+    matrix = (2 / size) ** 0.5 * torch.cos(math.pi / size * k * n)
+    matrix[0] /= 2**0.5
+    return matrix.float()
 
 
 def _blocks(films: Tensor, side: int, most: int | None = None, seed: int = 0) -> Tensor:

@@ -55,8 +55,7 @@ def evaluate(
         model: in evaluation mode; its device is taken from ``sigma``.
         films: test films ``(N, 1, S, S)`` float32 in [0, 1].
         train_films: films that the baselines are fitted on, same size; they should be those of the training. None fits
-            them on ``films`` themselves, which flatters them; ``baselines_fitted_on`` says which it was. With no more
-            films than latents PCA would then answer each film as it is, and is left out.
+            them on ``films`` themselves, which flatters them; ``baselines_fitted_on`` says which it was.
         output_dir: made when missing; gets ``evaluation.json``, ``reconstructions.png`` (best, median and worst film)
             and ``curves.png``.
         masks: ``(N, 1, S, S)`` bool, true where the film is and false on padding, which no metric counts.
@@ -68,7 +67,8 @@ def evaluate(
         What ``evaluation.json`` holds. A metric is ``{"mean", "ci95", "n"}``, over films: ``psnr`` in dB, ``ssim``,
         ``ms_ssim`` (absent below 176 pixels), ``kl`` in nats, ``bits_per_dimension`` (absent as long as the model has
         no sigma). ``active_units`` has ``value`` and ``of`` in place of the mean, ``kl_per_unit`` lists. ``baselines``
-        holds ``mean_image``, ``pca``, ``block_pca`` (absent when no grid fits) and ``bicubic``: numbers.
+        holds ``mean_image``, ``pca`` (absent when there are not more films to fit it on than latents), ``block_pca``
+        (absent when no grid fits), ``bicubic``, ``low_pass_dct`` and ``best_dct``: numbers.
 
     Raises:
         InputError: fewer than two films, of which no spread can be told.
@@ -154,17 +154,25 @@ def _baselines(
     made: dict[str, tuple[Tensor, dict[str, Any]]] = {
         "mean_image": (baselines.mean_image(films, train_films), {"values": 0})
     }
-    if train_films is not films or values < len(films) - 1:
+    if values < len(train_films) - 1:  # with more components than that PCA has them all, and answers what it knows
         reconstructions, components = baselines.pca(films, train_films, values, seed)
         made["pca"] = reconstructions, {"components": components, "values": components}
     blocks = baselines.block_pca(films, train_films, values, masks, seed)
     if blocks is not None:
         made["block_pca"] = blocks
-    reconstructions, used = baselines.bicubic(films, values)
-    made["bicubic"] = reconstructions, {"values": used}
+    for name, method in (
+        ("bicubic", baselines.bicubic),
+        ("low_pass_dct", baselines.low_pass_dct),
+        ("best_dct", baselines.best_dct),
+    ):
+        reconstructions, used = method(films, values)
+        made[name] = reconstructions, {"values": used}
     report = {}
     for name, (reconstructions, how) in made.items():
         psnr = bootstrap.summary(peak_signal_to_noise_ratio(reconstructions, films, masks))
         ssim = _in_parts(structural_similarity, reconstructions, films, masks)
         report[name] = {**how, "psnr": psnr["mean"], "psnr_ci95": psnr["ci95"], "ssim": float(ssim.mean())}
+        ms_ssim = _in_parts(multiscale_structural_similarity, reconstructions, films, masks)
+        if not ms_ssim.isnan().all():
+            report[name]["ms_ssim"] = float(ms_ssim.mean())
     return report

@@ -15,7 +15,14 @@ from torch import Tensor
 from monai_cxr_vae.evaluation.metrics import cut
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared
-_NAMES = {"mean_image": "mean image", "pca": "PCA", "block_pca": "block PCA", "bicubic": "bicubic"}
+_NAMES = {
+    "mean_image": "mean image",
+    "pca": "PCA",
+    "block_pca": "block PCA",
+    "bicubic": "bicubic",
+    "low_pass_dct": "low-pass DCT",
+    "best_dct": "best DCT",
+}
 _SMALL = 9  # font size of axis labels
 
 

@@ -75,3 +75,25 @@ def test_bicubic_has_no_more_values_than_allowed():
     small = Image.fromarray(film[0, 0].numpy()).resize((8, 8), Image.BICUBIC)
     inner = np.asarray(small.resize((32, 32), Image.BICUBIC))[4:-4, 4:-4]
     assert np.abs(made[0, 0, 4:-4, 4:-4].numpy() - inner).max() < 0.1  # Pillow's cubic is a little sharper
+
+
+def test_low_pass_dct_keeps_what_is_slow():
+    rows = torch.cos(torch.pi / 32 * 3 * (torch.arange(32) + 0.5))  # the third cosine
+    slow = (0.5 + 0.2 * rows[:, None] * rows[None])[None, None]
+    made, values = baselines.low_pass_dct(slow, 17)
+    assert values == 16
+    assert torch.allclose(made, slow, atol=1e-5)
+    fast = baselines.low_pass_dct(slow, 9)[0]
+    assert torch.allclose(fast, torch.full_like(fast, 0.5), atol=1e-5)  # only the mean is left
+
+
+def test_best_dct_is_the_best_choice_of_coefficients():
+    film = torch.rand(3, 1, 8, 8)
+    made, values = baselines.best_dct(film, 10)
+    assert values == 10
+    matrix = np.array([[np.cos(np.pi / 8 * k * (n + 0.5)) for n in range(8)] for k in range(8)]) / 2
+    matrix[0] /= 2**0.5
+    energy = np.sort(((matrix @ film[:, 0].numpy() @ matrix.T) ** 2).reshape(3, -1), 1)
+    error = (made - film).square().flatten(1).sum(1).numpy()
+    assert np.allclose(error, energy[:, :-10].sum(1), rtol=1e-3)
+    assert torch.allclose(baselines.best_dct(film, 100)[0], film, atol=1e-5)
