@@ -58,9 +58,9 @@ class WhitenFeatures:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
-        if engine.state.iteration == 0:
-            films = self.dataset.images(1000)
-            self.network.scorer.critic.whiten(_features(films))  # type: ignore[union-attr]
+        critic = self.network.scorer.critic  # type: ignore[union-attr]
+        if not critic.feature_mean.any():  # one that learns on keeps the directions that it has learnt in
+            critic.whiten(_features(self.dataset.images(1000)))
 
 
 class SpoilFilms:

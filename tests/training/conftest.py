@@ -19,7 +19,7 @@ class TinyRun:
     """Trains a network of a few thousand parameters on the 30 blobs in ``folder``."""
 
     folder: Path
-    config: str = str(Path(bundle_root()) / "configs" / "train.json")
+    config: str | list[str] = str(Path(bundle_root()) / "configs" / "train.json")
 
     def settings(self, output: str = "run", **settings: Any) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ KILLED_RUN = """
 import json, os, signal, sys
 from ignite.engine import Events
 from monai.bundle import create_workflow
-config, iteration, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+config, iteration, settings = map(json.loads, sys.argv[1:])
 workflow = create_workflow(config_file=config, workflow_type="train", logging_file=False, **settings)
 trainer = workflow.parser.get_parsed_content("train#trainer")
 trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -40,7 +40,7 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def run_and_kill(tiny, output: str, iteration: int) -> None:
-    command = [sys.executable, "-c", KILLED_RUN, tiny.config, str(iteration), json.dumps(tiny.settings(output))]
+    command = [sys.executable, "-c", KILLED_RUN, *map(json.dumps, (tiny.config, iteration, tiny.settings(output)))]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     time.sleep(1.1)  # TensorBoard orders event files by the second in their name; no real restart is faster
 

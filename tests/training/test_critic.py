@@ -1,0 +1,296 @@
+"""Training a critic: what it is shown, what it is told, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine
+from scipy.stats import chisquare
+from sklearn.metrics import roc_auc_score
+
+from monai_cxr_vae import load_model
+from monai_cxr_vae.data.phantom import render
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.model import RadiographVAE, save_model
+from monai_cxr_vae.networks import Scorer
+from monai_cxr_vae.networks.features import exposure, texture
+from monai_cxr_vae.scoring import detail_films, score
+from monai_cxr_vae.scoring.faults import FAULTS
+from monai_cxr_vae.scoring.findings import FINDINGS
+from monai_cxr_vae.scoring.score import examine
+from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.training import Augmentation, CriticInferer, CriticLoss, SpoilFilms, critic, model_with_critic
+from monai_cxr_vae.training.critic import DISEASED, FAULTY, NORMAL
+from tests.training.conftest import TinyRun
+from tests.training.test_resume import assert_same, final_weights, run_and_kill
+
+
+@pytest.fixture(scope="module")
+def films() -> torch.Tensor:
+    return torch.stack([torch.from_numpy(render((31, i), 64).image)[None] for i in range(6)]).repeat(10, 1, 1, 1)
+
+
+def vae() -> RadiographVAE:
+    torch.manual_seed(0)
+    model = RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+# What it is shown
+
+
+def test_films_are_spoilt_in_the_shares_asked_for(films: torch.Tensor):
+    torch.manual_seed(0)
+    before = films.clone()
+    shown, target = SpoilFilms(faults=0.3, findings=0.5)({"image": films})
+    assert torch.equal(films, before)
+    assert shown.shape == films.shape
+    assert shown.dtype == torch.float32
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+    assert target["places"].shape == (60, 1, 16, 16)
+    kind, changed = target["kind"], (shown != films).flatten(1).any(1)
+    assert not changed[kind == NORMAL].any()
+    assert changed[kind != NORMAL].float().mean() > 0.95
+    assert not target["places"][kind != DISEASED].any()
+    assert target["places"][kind == DISEASED].flatten(1).any(1).float().mean() > 0.9
+    counts = np.bincount(kind)
+    assert chisquare(counts, [12, 18, 30]).pvalue > 0.001
+
+
+@pytest.mark.parametrize(("shares", "kinds"), [((0, 0), {NORMAL}), ((1, 0), {FAULTY}), ((0, 1), {DISEASED})])
+def test_all_or_none_may_be_spoilt(films: torch.Tensor, shares: tuple[float, float], kinds: set[int]):
+    _, target = SpoilFilms(None, *shares)({"image": films[:12]})
+    assert set(target["kind"].tolist()) == kinds
+
+
+def test_with_a_seed_what_is_done_follows_from_the_film_alone(films: torch.Tensor):
+    spoil = SpoilFilms(seed=4)
+    shown, target = spoil({"image": films})
+    order = torch.randperm(60)
+    torch.manual_seed(1)
+    again, same = SpoilFilms(seed=4)({"image": films[order]})
+    assert torch.equal(again, shown[order])
+    assert torch.equal(same["kind"], target["kind"][order])
+    assert torch.equal(same["places"], target["places"][order])
+    assert torch.equal(shown[:6], shown[6:12])  # the same films once more
+    assert not torch.equal(SpoilFilms(seed=5)({"image": films})[0], shown)
+
+
+def test_without_a_seed_it_follows_torchs_generator(films: torch.Tensor):
+    spoil = SpoilFilms(Augmentation())
+    made = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        made.append(spoil({"image": films[:12]})[0])
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+
+
+def test_families_left_out_never_occur(monkeypatch: pytest.MonkeyPatch):
+    drawn: set[str] = set()
+    for name in FAULTS:
+        monkeypatch.setitem(FAULTS, name, lambda film, rng, name=name: drawn.add(name) or film)
+    for name in FINDINGS:
+        monkeypatch.setitem(FINDINGS, name, lambda film, rng, name=name: drawn.add(name) or (film, film > 2))
+    left_out = ["mirrored", "bent", "nodules", "device"]
+    torch.manual_seed(0)
+    SpoilFilms(None, 0.5, 0.5, left_out)({"image": torch.zeros(600, 1, 8, 8)})
+    assert drawn == {*FAULTS, *FINDINGS} - set(left_out)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        (["mirrored", "flipped"], "no family flipped; there are turned, mirrored"),
+        (list(FAULTS), "at least one family of faults"),
+        (list(FINDINGS), "one of findings"),
+    ],
+)
+def test_families_that_cannot_be_left_out_are_an_error(left_out: list[str], said: str):
+    with pytest.raises(InputError, match=said):
+        SpoilFilms(left_out=left_out)
+
+
+def test_the_critic_is_shown_in_training_what_it_is_shown_in_scoring():
+    """The same logits for films that fill the square."""
+    model = vae()
+    model.scorer = Scorer(16, 4, critic=True, films=0).eval()
+    detail = torch.rand(5, 1, 32, 32)
+    with torch.no_grad():
+        logits, places = CriticInferer()(detail, model)
+        look = examine(model, model.scorer, F.avg_pool2d(detail, 2), detail)
+    assert torch.equal(logits, look.critic)
+    assert torch.equal(places, look.places)
+
+
+# What it is told
+
+
+def judged(logits: torch.Tensor, places: torch.Tensor, kind: torch.Tensor, where: torch.Tensor) -> float:
+    """The loss in plain numpy."""
+
+    def entropy(logit: np.ndarray, target: np.ndarray) -> np.ndarray:
+        p, target = 1 / (1 + np.exp(-logit.astype(float))), target.astype(float)
+        return -target * np.log(p) - (1 - target) * np.log(1 - p)
+
+    a, b, k, w = (t.numpy() for t in (logits, places, kind, where))
+    fault = entropy(a[:, 0], k == FAULTY).mean()
+    finding = np.where(k == FAULTY, 0, entropy(a[:, 1], k == DISEASED)).mean()
+    place = np.where((k == FAULTY)[:, None, None, None], 0, entropy(b, w)).mean()
+    return fault + finding + 2 * place
+
+
+def test_the_loss_is_three_cross_entropies():
+    torch.manual_seed(0)
+    for _ in range(5):
+        logits, places, kind = torch.randn(9, 2), torch.randn(9, 1, 4, 4), torch.randint(3, (9,))
+        where = torch.rand(9, 1, 4, 4)
+        loss = CriticLoss()
+        total = loss((logits, places), {"kind": kind, "places": where})
+        assert float(total) == pytest.approx(judged(logits, places, kind, where), rel=1e-5)
+        assert float(loss.terms["loss"]) == float(total)
+
+
+def test_a_faulty_film_says_nothing_of_findings():
+    torch.manual_seed(0)
+    logits, places = torch.randn(6, 2, requires_grad=True), torch.randn(6, 1, 4, 4, requires_grad=True)
+    kind = torch.tensor([NORMAL, FAULTY, DISEASED] * 2)
+    CriticLoss()((logits, places), {"kind": kind, "places": torch.rand(6, 1, 4, 4)}).backward()
+    faulty = kind == FAULTY
+    assert not logits.grad[faulty, 1].any()
+    assert not places.grad[faulty].any()
+    assert logits.grad[:, 0].all()
+    assert logits.grad[~faulty, 1].all()
+    assert places.grad[~faulty].all()
+
+
+@pytest.mark.parametrize("kind", [FAULTY, DISEASED])
+def test_the_metric_is_the_area_under_the_curve_over_all_batches(kind: int):
+    rng = np.random.default_rng(0)
+    kinds, logits = rng.integers(0, 3, 50), rng.standard_normal((50, 2)).round(1).astype(np.float32)  # with ties
+    logits[:, kind - 1] += 0.7 * (kinds == kind)
+
+    def output(engine: Engine, rows: np.ndarray) -> dict[str, Any]:
+        pred = (torch.from_numpy(logits[rows]), torch.zeros(len(rows), 1, 2, 2))
+        return {"pred": pred, "label": {"kind": torch.from_numpy(kinds[rows])}}
+
+    engine = Engine(output)
+    critic.auroc(kind).attach(engine, "area")
+    engine.run(np.array_split(np.arange(50), 7))
+    shown = np.isin(kinds, (NORMAL, kind))
+    expected = roc_auc_score(kinds[shown] == kind, logits[shown, kind - 1])
+    assert float(engine.state.metrics["area"]) == pytest.approx(expected, abs=1e-6)
+
+
+# What a run leaves behind
+
+
+@dataclass
+class TinyCriticRun(TinyRun):
+    """The same with the bundle's config for a critic of the weights in ``vae.pt``."""
+
+    def settings(self, output: str = "run", **settings: Any) -> dict[str, Any]:
+        return super().settings(output, **{"weights": str(self.folder / "vae.pt"), "max_epochs": 2, **settings})
+
+
+@pytest.fixture
+def tiny_critic(tiny: TinyRun) -> TinyCriticRun:
+    save_model(vae(), tiny.folder / "vae.pt")
+    return TinyCriticRun(tiny.folder, [tiny.config, str(Path(tiny.config).with_name("critic.json"))])
+
+
+def critic_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if name.startswith("scorer.critic.")}
+
+
+@pytest.mark.training
+def test_a_run_changes_the_critic_alone_and_calibrates_the_scores(tiny_critic: TinyCriticRun):
+    workflow = tiny_critic.workflow()
+    started = workflow.parser.get_parsed_content("network_def").state_dict()
+    started = {name: value.clone() for name, value in started.items()}
+    workflow.run()
+    before = torch.load(tiny_critic.folder / "vae.pt", weights_only=True)
+    after = final_weights(tiny_critic.folder / "run")
+    assert_same(before, {name: value for name, value in after.items() if not name.startswith("scorer.")})
+    unchanged = [n for n, v in critic_of(after).items() if v.is_floating_point() and torch.equal(v, started[n])]
+    assert unchanged == []
+
+    model = load_model(tiny_critic.folder / "run" / "model.pt")
+    assert len(model.scorer.quality_calibration) == 10
+    told, heat = score(model, torch.rand(2, 1, 16, 16), torch.rand(2, 1, 32, 32))
+    assert all(row.quality_p * 11 == pytest.approx(round(row.quality_p * 11)) for row in told)
+    assert heat.shape == (2, 1, 16, 16)
+    with (tiny_critic.folder / "run" / "metrics.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for row, name in itertools.product(rows, ("train/fault", "train/finding", "val/finding_auroc", "val/fault_auroc")):
+        assert float(row[name]) >= 0
+    assert all(float(row["val/fault_auroc"]) <= 1 for row in rows)
+
+
+@pytest.mark.training
+def test_a_new_critic_is_told_what_films_are_like_and_an_old_one_learns_on(tiny_critic: TinyCriticRun):
+    tiny_critic.workflow("first", max_epochs=1).run()
+    first = critic_of(final_weights(tiny_critic.folder / "first"))
+    data = [{"image": str(path)} for path in sorted((tiny_critic.folder / "train").iterdir())]
+    films = detail_films(load_model(tiny_critic.folder / "vae.pt"), data, tiny_critic.folder / "own").images()
+    inside = torch.ones_like(films, dtype=torch.bool)
+    features = torch.cat([exposure(F.avg_pool2d(films, 2), inside[..., ::2, ::2]), texture(films, inside)], 1)
+    whitening = first["scorer.critic.feature_whitening"]
+    white = (features - first["scorer.critic.feature_mean"]) @ whitening
+    spread = np.cov(white.double().numpy().T)
+    np.testing.assert_allclose(spread, np.diag(spread.diagonal()), atol=0.01)
+    assert spread.diagonal().max() < 1.02
+    assert (spread.diagonal() > 0.98).sum() > 5  # in some directions films as plain as these do not vary
+
+    weights = str(tiny_critic.folder / "first" / "model.pt")
+    settings = {"weights": weights, "dataset_dir": str(tiny_critic.folder / "val"), "learning_rate": 1e-12}
+    tiny_critic.workflow("second", **settings, max_epochs=1).run()
+    second = critic_of(final_weights(tiny_critic.folder / "second"))
+    torch.testing.assert_close(second, first, atol=1e-6, rtol=0)
+
+
+@pytest.mark.training
+def test_a_killed_run_resumes_bit_for_bit(tiny_critic: TinyCriticRun):
+    tiny_critic.workflow("whole").run()
+    run_and_kill(tiny_critic, "killed", 4)  # 3 iterations an epoch
+    tiny_critic.workflow("killed", resume=True).run()
+    whole, killed = tiny_critic.folder / "whole", tiny_critic.folder / "killed"
+    assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert_same(final_weights(whole), final_weights(killed))
+    with pytest.raises(RuntimeError) as error:
+        tiny_critic.workflow("killed", resume=True, left_out=["bent"]).run()
+    assert str(input_error(error.value)).startswith("cannot resume with another left_out")
+
+
+@pytest.mark.training
+def test_training_the_network_on_keeps_its_critic(tiny_critic: TinyCriticRun, tiny: TinyRun):
+    weights = tiny.folder / "scored.pt"
+    model = model_with_critic(tiny.folder / "vae.pt")
+    model.scorer.critic.whiten(torch.randn(20, 15))
+    save_model(model, weights)
+    network = dict.fromkeys(("image_size", "latent_size", "channels", "width"))
+    tiny.workflow(weights=str(weights), max_epochs=1, **network).run()
+    before, after = torch.load(weights, weights_only=True), final_weights(tiny.folder / "run")
+    assert_same(critic_of(before), critic_of(after))
+    assert critic_of(after)
+    assert not torch.equal(before["linear_encoder.weight"], after["linear_encoder.weight"])
+    assert len(after["scorer.quality_calibration"]) == 10
+
+
+def test_a_grid_of_latents_has_no_scores(tmp_path: Path):
+    model = RadiographVAE("spatial", image_size=64, latent_size=64, channels=(8, 8))
+    save_model(model, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="vector of latents"):
+        model_with_critic(tmp_path / "model.pt")
