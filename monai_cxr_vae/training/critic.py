@@ -58,7 +58,7 @@ class WhitenFeatures:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
-        critic = self.network.scorer.critic  # type: ignore[union-attr]
+        critic: Any = self.network.scorer.critic  # type: ignore[union-attr]
         if not critic.feature_mean.any():  # one that learns on keeps the directions that it has learnt in
             critic.whiten(_features(self.dataset.images(1000)))
 
