@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from monai_cxr_vae.errors import InputError
+
 DEFAULT_SIZE = 32
 
 
@@ -51,22 +53,35 @@ class FixedBatches:
             films runs alone, so that a film costs no other.
 
         Raises:
+            InputError: there is no such device.
             torch.AcceleratorError: the device itself fails.
         """
+        network = self._on_device()
         try:
-            return list(self._run(np.stack(films)))
+            return list(self._run(network, np.stack(films)))
         except getattr(torch, "AcceleratorError", ()):  # since PyTorch 2.8
             raise
         except Exception as error:
             return [error] if len(films) == 1 else [result for film in films for result in self([film])]
 
-    def _run(self, films: np.ndarray) -> np.ndarray:
+    def _on_device(self) -> torch.nn.Module:
         if self._copy is None:
-            self._copy = copy.deepcopy(self.network).to(self.device).eval()
+            try:
+                torch.zeros(1, device=self.device)
+                self._copy = copy.deepcopy(self.network).to(self.device).eval()
+            except (
+                AssertionError,
+                NotImplementedError,
+                RuntimeError,
+            ) as error:  # whatever that build of PyTorch raises
+                raise InputError(f"cannot run on {self.device}: {error}".splitlines()[0]) from error
+        return self._copy
+
+    def _run(self, network: torch.nn.Module, films: np.ndarray) -> np.ndarray:
         batch = np.zeros((self.size, *films.shape[1:]), films.dtype)
         batch[: len(films)] = films
         with torch.inference_mode(), _same_kernels():
-            output = self.inferer(torch.from_numpy(batch).to(self.device), self._copy)
+            output = self.inferer(torch.from_numpy(batch).to(self.device), network)
         predictions: np.ndarray = output[: len(films)].float().cpu().numpy()
         return predictions
 

@@ -162,7 +162,7 @@ def evaluator(folder: Path, output: Path, network: torch.nn.Module | None = None
         ]
     )
     return FilmEvaluator(
-        "cpu",
+        options.pop("device", "cpu"),
         FilmFolder(folder, preprocessing),
         network or Smooth(),
         SimpleInferer(),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.inferers import SimpleInferer
 
+from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.inference import FolderRun
 from monai_cxr_vae.inference.batches import FixedBatches
 from tests.inference.standins import (
@@ -87,6 +88,21 @@ def test_a_failing_device_is_no_fault_of_a_film():
 
     with pytest.raises(torch.AcceleratorError):
         FixedBatches(Broken(), SimpleInferer(), "cpu", 4)(films(2))
+
+
+def test_an_accelerator_gets_batches_and_the_cpu_only_when_asked(tmp_path):
+    assert evaluator(tmp_path, tmp_path / "out").batches is None
+    assert evaluator(tmp_path, tmp_path / "out", batch_size=3).batches.size == 3
+    batches = evaluator(tmp_path, tmp_path / "out", device="cuda:1").batches
+    assert (batches.size, batches.device) == (32, torch.device("cuda:1"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_told_once_and_costs_no_film(tmp_path):
+    folder = write_folder(tmp_path / "in", 2)
+    with pytest.raises(InputError, match="cannot run on cuda:0"):
+        run(folder, tmp_path / "out", device="cuda:0")
+    assert run(folder, tmp_path / "out")["exit code"] == 0
 
 
 def test_order_number_and_processes_do_not_change_a_byte(tmp_path):
