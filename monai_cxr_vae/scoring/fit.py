@@ -98,7 +98,9 @@ def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
     quality, anomaly = scorer.scores(scorer.standardised(look))
     scorer.quality_calibration, scorer.anomaly_calibration = quality.sort().values, anomaly.sort().values
     highest = scorer.raw_heat(look).amax((2, 3))
-    scorer.heat_limits.copy_(torch.quantile(highest, _HEAT_QUANTILE, dim=0).clamp(min=1e-6))
+    limits = torch.quantile(highest, _HEAT_QUANTILE, dim=0).clamp(min=1e-6)
+    # Two kinds of heat with a limit each would be exceeded by more films than one.
+    scorer.heat_limits.copy_(limits * torch.quantile((highest / limits).amax(1), _HEAT_QUANTILE))
 
 
 def _examine_all(model: RadiographVAE, scorer: Scorer, films: FilmDataset) -> Aspects:
