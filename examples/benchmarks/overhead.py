@@ -22,6 +22,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from side_by_side import Row, in_turns, row
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_cxr_vae.losses import VAELoss
@@ -55,9 +56,10 @@ class Bare:
     ) -> None:
         self.network, self.films, self.batch_size, self.recipe = network.train(), films, batch_size, recipe
         self.loss_function = VAELoss()
-        self.optimizer = torch.optim.AdamW(parameter_groups(network, 1e-3), betas=(0.9, 0.99), fused=fused)
+        self.plain = network.module if isinstance(network, DistributedDataParallel) else network
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.plain, 1e-3), betas=(0.9, 0.99), fused=fused)
         self.augmentation = Augmentation()
-        self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+        self.averaged = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(0.99))
 
     def step(self) -> None:
         """One step."""
@@ -71,7 +73,7 @@ class Bare:
             nn.utils.clip_grad_norm_(self.network.parameters(), 20000.0)
         self.optimizer.step()
         if self.recipe:
-            self.averaged.update_parameters(self.network)
+            self.averaged.update_parameters(self.plain)
 
 
 class Alternate:
