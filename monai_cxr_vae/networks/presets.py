@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact": {"image_size": 64, "latent_size": 16, "channels": (16, 32)},
     # a grid of latents: reconstructions that look like the film
     "spatial": {"image_size": 256, "latent_size": 12288, "channels": (32,), "stride": 32},
-    "spatial4096": {"image_size": 256, "latent_size": 4096, "channels": (32,), "stride": 32},
+    "spatial4096": {"image_size": 256, "latent_size": 4096, "channels": (32,), "stride": 32, "groups": 16},
 }
 
 
