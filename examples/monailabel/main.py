@@ -79,7 +79,7 @@ class App(MONAILabelApp):
             raise HTTPException(404, f"there is no model {model!r}, but {', '.join(self._infers)}")
         if "label_info" in request:  # sent for nothing but DICOM SEG
             raise HTTPException(501, NO_SEGMENTATION)
-        if isinstance(image, str) and image not in self.datastore().list_images() and not _was_sent_along(image):
+        if isinstance(image, str) and image not in self.datastore().list_images() and not self._was_sent(image):
             raise HTTPException(404, f"there is no image {image!r}")
         try:
             return super().infer(request, datastore)
@@ -89,16 +89,17 @@ class App(MONAILabelApp):
                 raise
             raise HTTPException(422, str(cause)) from error
 
+    def _was_sent(self, image: str) -> bool:
+        """Whether a client has sent this file, rather than that it names any file of this computer."""
+        path, sessions = Path(image).resolve(), self.sessions()
+        in_session = sessions is not None and path.is_relative_to(Path(sessions.store_path).resolve())
+        return path.is_file() and (in_session or path.parent == Path(tempfile.gettempdir()).resolve())
+
     def async_scoring(self, method: str | None, params: dict | None = None) -> Any:
         """The server asks for this after every film that it hands out; each time costs a process of its own."""
         if method is None and not self._scoring_methods["anomaly"].stale(self.datastore()):
             return {}
         return super().async_scoring(method, params)
-
-
-def _was_sent_along(image: str) -> bool:
-    """Whether the server has just stored this file for a request, rather than that a client names any of its files."""
-    return Path(image).parent == Path(tempfile.gettempdir()) and Path(image).is_file()
 
 
 class FilmArchive(DICOMWebDatastore):

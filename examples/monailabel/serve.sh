@@ -25,5 +25,6 @@ export PATH="${LABEL_ENV:-$root/.venv-label}/bin:$PATH"
 export MONAI_LABEL_DATASTORE_FILE_EXT='["*.dcm","*.DCM","*.png","*.jpg","*.jpeg","*.nii.gz","*.nii"]'
 export MONAI_LABEL_DICOMWEB_SEARCH_FILTER=${MONAI_LABEL_DICOMWEB_SEARCH_FILTER:-'{"Modality":"DX,CR"}'}
 export MONAI_LABEL_DICOMWEB_CACHE_PATH=$PWD/dicomweb MONAI_LABEL_DICOMWEB_CACHE_EXPIRY=60
+export MONAI_LABEL_SESSION_PATH=$PWD/sessions
 options=(--app "$PWD" --studies "$studies" --host 127.0.0.1 --uvicorn_app local_only:app)
 exec python -m monailabel.main start_server "${options[@]}" "$@"

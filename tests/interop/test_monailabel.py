@@ -292,6 +292,15 @@ def test_a_film_may_be_sent_along(stock: Server, archive: Server, one_film: Path
         assert {name: sent[name] for name in SCORES} == {name: stored[name] for name in SCORES}
 
 
+def test_a_client_may_open_a_session_with_a_film(stock: Server, archive: Server, one_film: Path):
+    session = ask_form(f"{archive.url}/session/", {}, {"files": one_film / FORMS["dx"]}, "PUT").json()
+    answer = ask_form(
+        f"{archive.url}/infer/cxr_vae?session_id={session['session_id']}&output=json", {"params": "{}"}, {}
+    )
+    assert answer.json()["anomaly"] == stock.scores("one_dx")["anomaly"]
+    assert Path(session["session_info"]["path"]).is_relative_to(archive.app)
+
+
 def test_one_film_in_every_form(stock: Server, archive: Server, bundle: Path, one_film: Path):
     """DX, CR and DICOMweb agree to the last bit; 8 bits cost half a grey level and next to nothing of a score.
 
