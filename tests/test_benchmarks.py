@@ -93,6 +93,20 @@ def test_peers(benchmark: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch)
     assert len(peers.table(rows).splitlines()) == 6
 
 
+@pytest.mark.training
+def test_spatial(benchmark: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch):
+    peers, spatial = benchmark("peers"), benchmark("spatial")
+    generator = torch.Generator().manual_seed(0)
+    contestants = spatial.contestants
+    monkeypatch.setattr(
+        peers, "films", lambda folder, size, section="all": torch.rand(12, 1, 16, 16, generator=generator)
+    )
+    monkeypatch.setattr(spatial, "contestants", lambda size: contestants(size, 8, (8, 8, 8, 8), 8))
+    rows = spatial.measure("train", "test", minutes=0.005, size=16)
+    check(rows, 2)
+    assert {row["latents"] for row in rows} == {8}
+
+
 def test_steps_run_in_turns(benchmark: Callable[[str], Any]):
     order: list[str] = []
     ticks = iter(range(100))

@@ -32,7 +32,7 @@ from monai_cxr_vae.data import phantom_folder
 from monai_cxr_vae.evaluation.metrics import structural_similarity
 from monai_cxr_vae.losses import VAELoss, kl_divergence, mean_squared_error
 from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
-from monai_cxr_vae.model import RadiographVAE
+from monai_cxr_vae.model import VectorRadiographVAE
 from monai_cxr_vae.training import Augmentation, parameter_groups
 
 SIZE, LATENTS, LEARNING_RATE = 64, 128, 1e-3
@@ -42,8 +42,8 @@ Output = tuple[Tensor, Tensor, Tensor]
 Loss = Callable[[Output, Tensor], Tensor]
 
 
-class Ours(RadiographVAE):
-    """The vector preset; an output of three also in evaluation."""
+class ThreeOutputs:
+    """An output of three also in evaluation."""
 
     def forward(self, x: Tensor) -> Output:
         if self.training:
@@ -52,11 +52,16 @@ class Ours(RadiographVAE):
         return self.decode(mu), mu, logvar
 
 
+class Ours(ThreeOutputs, VectorRadiographVAE):
+    """The vector preset."""
+
+
 class Vector(VarAutoEncoder):
     """MONAI's VAE with a latent vector."""
 
     def __init__(self, size: int, latents: int) -> None:
         super().__init__(2, (1, size, size), 1, latents, (32, 64, 128), (2, 2, 2), use_mean_at_inference=True)
+        self.image_size = size  # our recipe asks for it
 
     def forward(self, x: Tensor) -> Output:
         return super().forward(x)[:3]
@@ -123,6 +128,7 @@ class Contestant:
         build: makes the network.
         loss: from its output and the films.
         recipe: with the arithmetic of the bundle's training.
+        augment: with its augmentation too.
         limit: what its error over ours must reach; 2 are 3 dB.
         batch_size: films per step.
     """
@@ -131,6 +137,7 @@ class Contestant:
     build: Callable[[], nn.Module]
     loss: Loss
     recipe: bool = False
+    augment: bool = True
     limit: float | None = 1.0
     batch_size: int = 64
 
@@ -148,7 +155,7 @@ def contestants(size: int = SIZE, latents: int = LATENTS) -> list[Contestant]:
         return mean_squared_error(output[0], image).mean()
 
     return [
-        Contestant("ours", lambda: Ours(image_size=size, latent_size=latents), VAELoss(), True, None),
+        Contestant("ours", lambda: Ours(image_size=size, latent_size=latents), VAELoss(), True, limit=None),
         Contestant("VarAutoEncoder, tutorial loss", vector, tutorial_loss, limit=2.0),
         Contestant("VarAutoEncoder, MSE + KL", vector, plain_loss),
         Contestant("VarAutoEncoder, our recipe", vector, VAELoss(), True),
@@ -167,7 +174,7 @@ def train(contestant: Contestant, films: Tensor, minutes: float) -> tuple[nn.Mod
     torch.manual_seed(0)
     start, seen = seconds(), 0
     network = contestant.build().train()
-    if isinstance(network, Ours):
+    if isinstance(network, ThreeOutputs):
         network.initialize_linear(films)
     if contestant.recipe:
         optimizer = torch.optim.AdamW(parameter_groups(network, LEARNING_RATE), betas=(0.9, 0.99))
@@ -181,7 +188,7 @@ def train(contestant: Contestant, films: Tensor, minutes: float) -> tuple[nn.Mod
         if elapsed >= 1:
             break
         batch = films[torch.randint(len(films), (contestant.batch_size,))]
-        if contestant.recipe:
+        if contestant.recipe and contestant.augment:
             batch = augmentation(batch)
         if isinstance(contestant.loss, VAELoss):
             contestant.loss.set_beta(min(1.0, 0.25 + 0.75 * elapsed / 0.05))
@@ -219,13 +226,14 @@ def measure(
 ) -> list[Row]:
     """One row for each network: its squared error over ours (from the mean PSNR), PSNR of both sides, and more."""
     torch.set_num_threads(threads)
-    if train_dir is None or test_dir is None:
-        folder = str(phantom_folder())
-        train_films, test_films = films(folder, size, "training"), films(folder, size, "validation")
-    else:
-        train_films, test_films = films(train_dir, size), films(test_dir, size)
+    train_films, test_films = both_parts(train_dir, test_dir, size)
+    return compare(contestants(size), train_films, test_films, minutes)
+
+
+def compare(contestants: list[Contestant], train_films: Tensor, test_films: Tensor, minutes: float) -> list[Row]:
+    """The rows of `measure` for these networks, ours first."""
     rows: list[Row] = []
-    for contestant in contestants(size):
+    for contestant in contestants:
         try:
             network, speed = train(contestant, train_films, minutes)
         except ModuleNotFoundError as error:
@@ -243,6 +251,14 @@ def measure(
         rows.append(row(contestant.name, ratio, contestant.limit, len(test_films), ours, psnr, "dB", **found))
         print(table(rows[-1:]), file=sys.stderr, flush=True)
     return rows
+
+
+def both_parts(train_dir: str | None, test_dir: str | None, size: int) -> tuple[Tensor, Tensor]:
+    """Films to train and to test on; phantoms when no folders are given."""
+    if train_dir is None or test_dir is None:
+        folder = str(phantom_folder())
+        return films(folder, size, "training"), films(folder, size, "validation")
+    return films(train_dir, size), films(test_dir, size)
 
 
 def table(rows: list[Row]) -> str:

@@ -1,8 +1,8 @@
 """Runs the benchmarks of this folder and prints how this package compares.
 
-Usage: run.py [--only NAME ...] [--json FILE]. Without --only all run, peers last; that takes about an hour on two
-cores. Every figure is a ratio of two things measured side by side in one run. --json writes the rows: name, ratio,
-limit, n, ours, theirs, unit and what the benchmark adds.
+Usage: run.py [--only NAME ...] [--json FILE]. Without --only all run, those that train last; that takes more than an
+hour on two cores. Every figure is a ratio of two things measured side by side in one run. --json writes the rows:
+name, ratio, limit, n, ours, theirs, unit and what the benchmark adds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from side_by_side import Row, table
 
-NAMES = ("decode", "overhead", "inference", "ranks", "scaling", "peers")
+TRAINED = ("peers", "spatial")
+NAMES = ("decode", "overhead", "inference", "ranks", "scaling", *TRAINED)
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--json", type=Path, metavar="FILE")
-    peers = parser.add_argument_group("peers")
+    peers = parser.add_argument_group("peers and spatial")
     peers.add_argument("--train", metavar="FILMS", help="folder of films (default: the built-in phantom films)")
     peers.add_argument("--test", metavar="FILMS", help="folder of films, given with --train")
     peers.add_argument("--minutes", type=float, default=3.0, help="training of each network")
@@ -40,7 +41,7 @@ def main() -> None:
     rows: list[Row] = []
     for name in arguments.only:
         module = importlib.import_module(name)
-        options = (arguments.train, arguments.test, arguments.minutes, arguments.threads) if name == "peers" else ()
+        options = (arguments.train, arguments.test, arguments.minutes, arguments.threads) if name in TRAINED else ()
         found = module.measure(*options)
         print(f"\n{name}: {module.__doc__.splitlines()[0]}")
         print(getattr(module, "table", table)(found), flush=True)
