@@ -21,7 +21,8 @@ def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.Path
     """Write ``latents.npz`` and ``latents.csv`` of all films of a folder.
 
     Both have one row per film in the folder's order, named by the SHA-256 of the file: ``input_sha256``, ``mu`` and
-    ``logvar`` ``(N, latents)`` float32 in the npz; ``input_sha256, mu_0, mu_1, ...`` in the csv.
+    ``logvar`` ``(N, *latent_shape)`` float32 in the npz; ``input_sha256, mu_0, mu_1, ...`` in the csv, a grid of latents
+    channel by channel.
 
     Args:
         model: in evaluation mode.
@@ -46,6 +47,7 @@ def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.Path
     np.savez(output / "latents.npz", **arrays)
     with (output / "latents.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow([*names, *(f"mu_{i}" for i in range(mu.shape[1]))])
-        table.writerows([*row, *map(str, latents)] for *row, latents in zip(*names.values(), mu, strict=True))
+        rows = mu.reshape(len(mu), -1)
+        table.writerow([*names, *(f"mu_{i}" for i in range(rows.shape[1]))])
+        table.writerows([*row, *map(str, latents)] for *row, latents in zip(*names.values(), rows, strict=True))
     return len(films)
