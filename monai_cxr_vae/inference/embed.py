@@ -21,7 +21,7 @@ def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.Path
     """Write ``latents.npz`` and ``latents.csv`` of all films of a folder.
 
     Both have one row per film in the folder's order, named by the SHA-256 of the file: ``input_sha256``, ``mu`` and
-    ``logvar`` ``(N, *latent_shape)`` float32 in the npz; ``input_sha256, mu_0, mu_1, ...`` in the csv, a grid of latents
+    ``logvar`` ``(N, *latent_shape)`` float32 in the npz; ``input_sha256, mu_0, mu_1, ...`` in the csv, a grid
     channel by channel.
 
     Args:
