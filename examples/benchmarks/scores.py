@@ -3,9 +3,11 @@
     python examples/benchmarks/scores.py --val VAL_NORMAL [--weights FILE]
     python examples/benchmarks/scores.py --val VAL_NORMAL --train TRAIN_NORMAL --normal TEST_NORMAL \
         --abnormal TEST_ABNORMAL [--manifest CSV --confirmed RSNA]
+    python examples/benchmarks/scores.py --phantoms 100
 
 The first form draws each family of synthetic faults and findings into the validation films: scores may be
 tuned on these. The second form is for reporting: films of patients, beside measures that know nothing of a model.
+The third form asks whether heat maps show where the findings of phantom films are, beside the plain difference.
 A manifest tells the view (column ``view``) and, with ``--confirmed``, which films count: ``label_source`` has the word.
 """
 
@@ -19,14 +21,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.stats import betabinom
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from monai_cxr_vae.data import datalist
+from monai_cxr_vae.data.phantom import FINDINGS as PHANTOM_FINDINGS
+from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.evaluation.baselines import pca
 from monai_cxr_vae.model import load_model
 from monai_cxr_vae.networks.features import texture
 from monai_cxr_vae.networks.scorer import DETAIL
-from monai_cxr_vae.scoring import detail_films
+from monai_cxr_vae.scoring import detail_films, score
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
 from monai_cxr_vae.scoring.score import examine, fitted, p_value
@@ -126,17 +131,48 @@ def report_patients(model, normal: Tensor, abnormal: Tensor, views: list[str], t
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
+def report_phantoms(model, count: int) -> None:
+    """Average precision over pixels, and how often the hottest pixel lies in the finding (the pointing game)."""
+    print("| finding | heat map: precision | pointing | difference: precision | pointing |\n" + "| --- " * 5 + "|")
+    side = DETAIL * model.image_size
+    for finding in PHANTOM_FINDINGS:
+        results = []
+        for seed in range(count):
+            phantom = render((9, seed), side, finding)
+            detail = torch.from_numpy(phantom.image)[None, None]
+            image = F.avg_pool2d(detail, DETAIL)
+            inside = F.avg_pool2d(torch.from_numpy(phantom.mask)[None, None].float(), DETAIL)[0, 0].numpy() > 0.5
+            if not inside.any():
+                continue
+            with torch.no_grad():
+                maps = score(model, image, detail)[1], (image - model.reconstruct(image)).abs()
+            flat = [m[0, 0].numpy() for m in maps]
+            results.append([f(inside, m) for m in flat for f in (_precision, _points)])
+        print(f"| {finding}, {len(results)} films | " + " | ".join(f"{v:.3f}" for v in np.mean(results, 0)) + " |")
+
+
+def _precision(inside: np.ndarray, values: np.ndarray) -> float:
+    return float(average_precision_score(inside.ravel(), values.ravel()))
+
+
+def _points(inside: np.ndarray, values: np.ndarray) -> float:
+    return float(inside[values == values.max()].mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="calibrated weights (default: the shipped ones)")
     for name in ("val", "train", "normal", "abnormal"):
         parser.add_argument(f"--{name}", metavar="FOLDER")
+    parser.add_argument("--phantoms", type=int, metavar="COUNT")
     parser.add_argument("--manifest", type=Path, metavar="CSV")
     parser.add_argument("--confirmed", metavar="WORD")
     arguments = parser.parse_args()
     model = load_model(arguments.weights)
     if arguments.val and not arguments.normal:
         report_synthetic(model, detail_films(model, datalist(arguments.val)).images())
+    if arguments.phantoms:
+        report_phantoms(model, arguments.phantoms)
     if arguments.normal:
         table = (
             {Path(r["file"]).stem: r for r in csv.DictReader(arguments.manifest.open())} if arguments.manifest else {}

@@ -39,7 +39,8 @@ def _texture(film: Tensor, inside: Tensor) -> Tensor:
         reduced = F.avg_pool2d(film, scale)
         energies += [reduced.diff(dim=1).square().mean(), reduced.diff(dim=2).square().mean()]
     fine = (film[:, 1:-1, 1:-1] - F.avg_pool2d(film, 3, 1)).square().mean()
-    steps = torch.histc(film.diff(dim=2), 255, -1, 1)
+    # Of 8-bit films no difference lies on the border of two bins, where the last bit of a float would choose.
+    steps = torch.histc(film.diff(dim=2), 255, -1.0005, 1.0005)
     shares = steps / steps.sum()
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
     return torch.stack([*energies, fine, entropy]).clamp(min=1e-7).log()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_cxr_vae.scoring.fit import FEWEST_FILMS, calibrate, detail_films, fit_scorer
+from monai_cxr_vae.scoring.fit import FEWEST_FILMS, calibrate, check_films, detail_films, fit_scorer
 from monai_cxr_vae.scoring.score import Scores, score
 from monai_cxr_vae.scoring.transforms import AddDetaild, ScoreRadiographd
 
@@ -12,6 +12,7 @@ __all__ = [
     "ScoreRadiographd",
     "Scores",
     "calibrate",
+    "check_films",
     "detail_films",
     "fit_scorer",
     "score",

@@ -62,8 +62,7 @@ def fit_scorer(
     Raises:
         InputError: fewer than ten films.
     """
-    if len(films) < FEWEST_FILMS:
-        raise InputError(f"scores need at least {FEWEST_FILMS} normal films to be standardised, not {len(films)}")
+    check_films(films, calibration_films)
     scorer = Scorer(model.image_size, model.latent_size, critic is not None, len(calibration_films)).eval()
     if critic is not None and scorer.critic is not None:
         scorer.critic.load_state_dict(critic.state_dict())
@@ -80,6 +79,18 @@ def fit_scorer(
     scorer.spread.copy_(measures.std(0).clamp(min=1e-6))
     model.scorer = scorer
     calibrate(model, calibration_films)
+
+
+def check_films(films: FilmDataset, calibration_films: FilmDataset) -> None:
+    """Refuse films that :func:`fit_scorer` could not use.
+
+    Raises:
+        InputError: fewer than ten films, or none to tell p-values against.
+    """
+    if len(films) < FEWEST_FILMS:
+        raise InputError(f"scores need at least {FEWEST_FILMS} normal films to be standardised, not {len(films)}")
+    if not len(calibration_films):
+        raise InputError("a calibration needs films")
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -63,7 +64,7 @@ def score(
         p_value(values, against)
         for values, against in ((quality, scorer.quality_calibration), (anomaly, scorer.anomaly_calibration))
     )
-    quality_part, anomaly_part = (_largest(scorer, standardised, names) for names in (QUALITY, ANOMALY))
+    quality_part, anomaly_part = (_largest(scorer, standardised, weights) for weights in (QUALITY, ANOMALY))
     columns = (quality.tolist(), quality_p.tolist(), quality_part, anomaly.tolist(), anomaly_p.tolist(), anomaly_part)
     return [Scores(*row) for row in zip(*columns, strict=True)], scorer.heat(look)
 
@@ -95,6 +96,6 @@ def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
     return (1 + larger).double() / (1 + len(calibration))
 
 
-def _largest(scorer: Scorer, standardised: Tensor, names: tuple[str, ...]) -> list[str]:
-    columns = scorer.columns(names)
-    return [scorer.aspects[columns[i]] for i in standardised[:, columns].argmax(1).tolist()]
+def _largest(scorer: Scorer, standardised: Tensor, weights: Mapping[str, float]) -> list[str]:
+    names = [name for name in weights if name in scorer.aspects]
+    return [names[i] for i in scorer.contributions(standardised, weights).argmax(1).tolist()]

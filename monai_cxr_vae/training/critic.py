@@ -23,7 +23,7 @@ from monai_cxr_vae.model import RadiographVAE, load_model, save_model
 from monai_cxr_vae.networks import Scorer
 from monai_cxr_vae.networks.features import exposure, texture
 from monai_cxr_vae.networks.scorer import DETAIL
-from monai_cxr_vae.scoring import fit_scorer
+from monai_cxr_vae.scoring import check_films, fit_scorer
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
 from monai_cxr_vae.training.batches import Augmentation
@@ -174,9 +174,13 @@ class FitScores:
         weights: the run's weights file.
         dataset: normal films at the size of details.
         val_dataset: others, for the p-values.
+
+    Raises:
+        InputError: too few films, before the training that would be in vain.
     """
 
     def __init__(self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
+        check_films(dataset, val_dataset)
         self.weights, self.dataset, self.val_dataset = weights, dataset, val_dataset
 
     def attach(self, engine: Workflow) -> None:

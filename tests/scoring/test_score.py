@@ -62,8 +62,8 @@ def test_scores_join_the_standardised_aspects(critical: RadiographVAE, new_films
     column = dict(zip(critical.scorer.aspects, standardised.double().T.numpy(), strict=True))
     for told, *rows in zip(score(critical, *new_films)[0], *column.values(), strict=True):
         row = dict(zip(column, rows, strict=True))
-        quality, anomaly = ({name: row[name] for name in names} for names in (QUALITY, ANOMALY))
-        assert told.quality == pytest.approx(special.logsumexp(2 * np.array(list(quality.values()))) / 2, rel=1e-4)
+        quality, anomaly = ({name: w * row[name] for name, w in weights.items()} for weights in (QUALITY, ANOMALY))
+        assert told.quality == pytest.approx(special.logsumexp(list(quality.values())), rel=1e-4)
         assert told.anomaly == pytest.approx(np.mean(list(anomaly.values())), rel=1e-4, abs=1e-5)
         assert told.quality_part == max(quality, key=quality.get)
         assert told.anomaly_part == max(anomaly, key=anomaly.get)
