@@ -140,6 +140,20 @@ def test_score_writes_heat_maps_reports_and_a_page(tmp_path: Path, scoring_weigh
     assert str(tmp_path) not in page
 
 
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [([], "spatial"), (["--weights", "vector.pt"], "vector.pt"), (["--objects", "sc", "overlay"], None)],
+)
+def test_reconstruct_takes_the_spatial_weights_unless_scores_are_wanted(
+    words: list[str], weights: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[dict] = []
+    monkeypatch.setattr("monai_cxr_vae.cli._run_config", lambda names, kind, settings: seen.append(settings))
+    assert main(["reconstruct", "in", "--output", "out", *words]) == 0
+    assert seen[0].get("weights") == weights
+    assert load_model("spatial").latent_shape == (192, 8, 8)
+
+
 def test_score_with_weights_that_give_none_says_so(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]):
     write_phantoms(tmp_path / "films", 1, format="dicom", size=48)
     words = [str(tmp_path / "films"), "--output", str(tmp_path / "out"), "--weights", str(weights)]
