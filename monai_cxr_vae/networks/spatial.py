@@ -175,6 +175,8 @@ class SpatialVAE(AnyVAE):
         kept_variance = torch.empty(self.cells, self.components, dtype=torch.float64)
         for group in range(self.groups):
             places = self.order[self.bounds[group] : self.bounds[group + 1]]
+            if not len(places):  # places so alike that they make fewer groups
+                continue
             common = unwhiten @ covariances[places].mean(0).double() @ unwhiten.T
             components = torch.linalg.eigh(common)[1].flip(1)[:, : self.components].T
             self.linear_components[group] = (components * self.stride).to(self.linear_components)
@@ -183,9 +185,9 @@ class SpatialVAE(AnyVAE):
                 kept_variance[place] = ((seen @ covariances[place]) * seen).sum(1)
 
         self.kept.copy_(self._slots(kept_variance))
-        variance = kept_variance[self.order].flatten()[self.kept].clamp(min=1e-12)
+        variance = kept_variance[self.order.cpu()].flatten()[self.kept.cpu()].clamp(min=1e-12)
         self.deviation.copy_(variance.sqrt())
-        total = sum(float((part - self.linear_mean).double().square().sum()) for part in images.split(_CHUNK))
+        total = sum(float(blocks.double().square().sum()) for blocks in self._centred_blocks(images))
         noise = max(total / (len(images) - 1) - float(variance.sum()), 1e-12) / self.image_size**2
         self.logvar.copy_(unbound_logvar((noise / (variance + noise)).log()))
 
@@ -194,7 +196,7 @@ class SpatialVAE(AnyVAE):
         all_places = (b.flatten(0, 1) for b in self._centred_blocks(images))
         covariance = sum((rows.T @ rows for rows in all_places), torch.zeros(())) / (self.cells * (len(images) - 1))
         variances, vectors = torch.linalg.eigh(covariance.double())
-        variances = variances.clamp(min=1e-12 * float(variances[-1]))
+        variances = variances.clamp(min=max(1e-12 * float(variances[-1]), 1e-18))
         # Whitened, single precision is enough: in pixels the small components would drown in the rounding of the large.
         whiten = (vectors / variances.sqrt()).float()
         whitened = (b @ whiten for b in self._centred_blocks(images))
@@ -202,7 +204,7 @@ class SpatialVAE(AnyVAE):
         return variances, vectors, covariances
 
     def _centred_blocks(self, images: Tensor) -> Iterator[Tensor]:
-        return (self._blocks(part) for part in images.split(_CHUNK))
+        return (self._blocks(part.to(self.linear_mean)) for part in images.split(_CHUNK))
 
     def _like_places(self, covariances: Tensor) -> Tensor:
         """Group of each cell, by how alike their covariances ``(cells, D, D)`` are."""
@@ -210,7 +212,7 @@ class SpatialVAE(AnyVAE):
             return torch.arange(self.cells)
         rows = F.normalize(covariances.flatten(1))
         values, vectors = torch.linalg.eigh((rows @ rows.T).double())  # rows of the same mutual distances, but short
-        rows = vectors * values.clamp(min=0).sqrt()
+        rows = (vectors * values.clamp(min=0).sqrt()).cpu()
         return torch.from_numpy(KMeans(self.groups, n_init=10, random_state=0).fit(rows.numpy()).labels_).long()
 
     def _slots(self, variance: Tensor) -> Tensor:
@@ -222,7 +224,7 @@ class SpatialVAE(AnyVAE):
         best = variance.flatten().topk(self.latent_size).indices
         chosen = torch.zeros(variance.numel(), dtype=torch.bool)
         chosen[best] = True
-        rank_of_cell = self.order.argsort()
+        rank_of_cell = self.order.argsort().tolist()
         slots = torch.full((self.latent_shape[0], self.cells), -1)
         surplus: list[int] = []
         for cell, components in enumerate(chosen.view_as(variance)):

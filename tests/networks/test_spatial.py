@@ -176,6 +176,16 @@ def test_fewer_films_than_latents():
         assert torch.allclose(network(images), images, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_films_that_are_all_the_same():
+    network = small(image_size=48, latent_size=45, groups=4).eval()
+    images = films(1, 48).expand(6, -1, -1, -1)
+    network.initialize_linear(images)
+    with torch.no_grad():
+        assert torch.allclose(network(images), images, atol=1e-4)
+        assert network.encode(images)[1].isfinite().all()
+
+
 def test_gradient_reaches_every_parameter():
     network = random_weights(small()).train()
     reconstruction, mu, logvar = network(films(2))
