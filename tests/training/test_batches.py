@@ -79,12 +79,14 @@ def test_the_target_is_the_augmented_film(films: torch.Tensor):
     assert torch.equal(PrepareBatch()({"image": films}, torch.device("cpu"))[0], films)
 
 
-def test_every_parameter_is_in_one_group_and_linear_maps_move_slowly():
+@pytest.mark.parametrize(("image_size", "rate"), [(32, 0.001), (64, 0.001), (256, 0.00025)])
+def test_every_parameter_is_in_one_group_and_linear_maps_move_slowly(image_size: int, rate: float):
     network = torch.nn.ModuleDict({"linear_encoder": torch.nn.Linear(4, 2), "head": torch.nn.Linear(2, 2)})
+    network.image_size = image_size
     matrices, vectors, linear = parameter_groups(network, 0.01)
     assert {id(p) for group in (matrices, vectors, linear) for p in group["params"]} == set(
         map(id, network.parameters())
     )
     assert len(linear["params"]) == 2
-    assert (linear["lr"], linear["weight_decay"], vectors["weight_decay"]) == (0.001, 0.0, 0.0)
+    assert (linear["lr"], linear["weight_decay"], vectors["weight_decay"]) == (pytest.approx(rate), 0.0, 0.0)
     assert matrices["weight_decay"] > 0
