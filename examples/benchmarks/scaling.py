@@ -120,7 +120,7 @@ def measure(count: int = 10000, workers: int = 2) -> list[Row]:
             folder = FilmFolder(scratch / "in", preprocessing)
             out, inferer = scratch / "out", SimpleInferer()
             engine = FilmEvaluator(
-                "cpu", folder, network, inferer, saver, out, provenance, handlers, num_workers=workers
+                "cpu", folder, network, inferer, saver, out, provenance, val_handlers=handlers, num_workers=workers
             )
             start = time.perf_counter()
             engine.run()
