@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import peers
 import torch
-from monai.networks.nets import AutoencoderKL
-from peers import Contestant, Output, ThreeOutputs
+from peers import Contestant, Grid, Output, ThreeOutputs
 from side_by_side import Row
 from torch import Tensor
 
@@ -26,29 +25,6 @@ table = peers.table
 
 class Ours(ThreeOutputs, SpatialRadiographVAE):
     """The spatial preset."""
-
-
-class Grid(AutoencoderKL):
-    """MONAI's KL autoencoder with the given latents on a grid of an eighth of the side."""
-
-    def __init__(self, size: int, values: int, channels: tuple[int, ...]) -> None:
-        super().__init__(
-            spatial_dims=2,
-            in_channels=1,
-            out_channels=1,
-            channels=channels,
-            num_res_blocks=(2,) * len(channels),
-            attention_levels=(False,) * len(channels),
-            latent_channels=values // (size // 8) ** 2,
-            norm_num_groups=min(32, *channels),
-            with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False,
-        )
-
-    def forward(self, x: Tensor) -> Output:
-        mu, sigma = self.encode(x)
-        z = self.sampling(mu, sigma) if self.training else mu
-        return self.decode(z), mu, 2 * sigma.log()
 
 
 def bundle_loss(output: Output, image: Tensor) -> Tensor:
@@ -67,7 +43,7 @@ def contestants(
 
     return [
         Contestant("spatial", ours, VAELoss(), True, augment=False, limit=None, batch_size=16),
-        Contestant("AutoencoderKL, L1 + 1e-8 KL", lambda: Grid(size, values, channels), bundle_loss, batch_size=4),
+        Contestant("AutoencoderKL, L1 + 1e-8 KL", lambda: Grid(size, values, channels, 2), bundle_loss, batch_size=4),
     ]
 
 
