@@ -206,7 +206,9 @@ class FitStatistics:
         image, mask = (F.avg_pool2d(batch[key].float(), DETAIL) for key in ("image", "mask"))
         heat = score(model, image, batch["image"], mask > 0.5)[1]
         pictures = [overlay(film.numpy(), values.numpy()) for film, values in zip(image[:, 0], heat[:, 0], strict=True)]
-        with SummaryWriter(str(self.weights.parent / "tensorboard")) as writer:
+        # A folder of its own: TensorBoard orders files of one second by a number's text, and what it reads before the
+        # run's own start it drops.
+        with SummaryWriter(str(self.weights.parent / "tensorboard" / "scores")) as writer:
             writer.add_image("heat maps", np.concatenate(pictures, axis=1), epoch, dataformats="HWC")
 
 

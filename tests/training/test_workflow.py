@@ -53,7 +53,7 @@ def test_statistics_are_those_of_the_films(tiny):
 
 def test_heat_maps_of_validation_films_can_be_seen(tiny):
     tiny.workflow(max_epochs=1).run()
-    (event,) = EventAccumulator(str(tiny.folder / "run" / "tensorboard")).Reload().Images("heat maps")
+    (event,) = EventAccumulator(str(tiny.folder / "run" / "tensorboard" / "scores")).Reload().Images("heat maps")
     shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     assert shown.shape == (16, 8 * 16, 3)
     films = [np.asarray(Image.open(path)) for path in sorted((tiny.folder / "val").iterdir())[:8]]
