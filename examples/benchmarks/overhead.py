@@ -31,6 +31,7 @@ from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.training import Augmentation, parameter_groups
 
 WARM_UP = 5
+STEPS = 2000  # of the whole training that the measured steps are the first of: 50 epochs of 2,560 films
 CONFIG = Path(bundle_root()) / "configs" / "train.json"
 
 
@@ -59,7 +60,8 @@ class Bare:
         self.plain = network.module if isinstance(network, DistributedDataParallel) else network
         self.optimizer = torch.optim.AdamW(parameter_groups(self.plain, 1e-3), betas=(0.9, 0.99), fused=fused)
         self.augmentation = Augmentation()
-        self.averaged = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+        self.averaged = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        self.steps = 0
 
     def step(self) -> None:
         """One step."""
@@ -72,7 +74,8 @@ class Bare:
         if self.recipe:
             nn.utils.clip_grad_norm_(self.network.parameters(), 20000.0)
         self.optimizer.step()
-        if self.recipe:
+        self.steps += 1
+        if self.recipe and self.steps % (STEPS // 200) == 0:
             self.averaged.update_parameters(self.plain)
 
 
@@ -115,7 +118,7 @@ def training(output_dir: str, pairs: int, image_size: int, batch_size: int, **se
         "max_epochs": 1,
         "device": "cpu",
         "train#trainer#epoch_length": pairs + WARM_UP,
-        "steps": pairs + WARM_UP,
+        "steps": STEPS,
         f"{place['ProgressBar']}#disable": False,
         f"{place['FitStatistics']}#_disabled_": True,  # not a part of the steps, and impossible without a network
     }

@@ -35,7 +35,7 @@ def process(rank: int, port: int, result: str, rounds: int, steps: int, batch_si
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=RANKS, rank=rank)
     torch.manual_seed(0)
     films = torch.rand(512, 1, *[network["image_size"]] * 2)
-    shared = DistributedDataParallel(RadiographVAE(**network), gradient_as_bucket_view=True)
+    shared = DistributedDataParallel(RadiographVAE(**network), gradient_as_bucket_view=True, broadcast_buffers=False)
     together = Bare(shared, films, batch_size // RANKS)
     alone = Bare(RadiographVAE(**network), films, batch_size)
     # The loss averages its MSE over all ranks whenever there are some; the one process must not wait for the other.

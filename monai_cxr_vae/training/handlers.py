@@ -129,13 +129,13 @@ class GradientGuard:
 
 
 class UpdateAverage:
-    """Updates the running average of the weights after each step."""
+    """Updates the running average of the weights after every ``interval`` steps: each update reads all weights."""
 
-    def __init__(self, averaged: AveragedModel, network: nn.Module) -> None:
-        self.averaged, self.network = averaged, network
+    def __init__(self, averaged: AveragedModel, network: nn.Module, interval: int = 1) -> None:
+        self.averaged, self.network, self.interval = averaged, network, interval
 
     def attach(self, engine: Workflow) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Workflow) -> None:
         self.averaged.update_parameters(self.network)
