@@ -71,7 +71,7 @@ def test_overhead(benchmark: Callable[[str], Any], tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.training
 def test_ranks(benchmark: Callable[[str], Any]):
-    check(benchmark("ranks").measure(rounds=1, steps=1, batch_size=4, **TINY_NETWORK), 1)
+    check(benchmark("ranks").measure(rounds=1, steps=1, cases=[(4, TINY_NETWORK), (8, TINY_NETWORK)]), 2)
 
 
 @pytest.mark.training
@@ -105,6 +105,15 @@ def test_spatial(benchmark: Callable[[str], Any], monkeypatch: pytest.MonkeyPatc
     rows = spatial.measure("train", "test", minutes=0.005, size=16)
     check(rows, 2)
     assert {row["latents"] for row in rows} == {8}
+
+
+@pytest.mark.training
+def test_residuals(benchmark: Callable[[str], Any], tmp_path: Path):
+    for part, count in (("train", 12), ("val", 6)):
+        write_phantoms(tmp_path / part, count, 0, "png", 128)
+    rows = list(benchmark("residuals").measure(str(tmp_path / "train"), str(tmp_path / "val"), 0.005, ["compact"]))
+    assert len({name for name, *_ in rows}) == 4
+    assert all(0 < value < 1 for _, *values in rows for value in values)
 
 
 def test_steps_run_in_turns(benchmark: Callable[[str], Any]):

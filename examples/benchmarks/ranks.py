@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 from monai_cxr_vae.model import RadiographVAE
 
 RANKS = 2
+# What is sent grows with the weights, what is computed with the films of a step.
+CASES: tuple[tuple[int, dict], ...] = (
+    (64, {"image_size": 64}),
+    (128, {"image_size": 64}),
+    (256, {"image_size": 64}),
+    (128, {"image_size": 128}),
+    (16, {"image_size": 256, "preset": "spatial"}),
+)
 
 
 def block(loop: Bare, steps: int, threads: int) -> None:
@@ -56,16 +65,25 @@ def process(rank: int, port: int, result: str, rounds: int, steps: int, batch_si
     dist.destroy_process_group()
 
 
-def measure(rounds: int = 12, steps: int = 5, batch_size: int = 128, **network: object) -> list[Row]:
-    """Milliseconds per step of the vector preset (or of ``network``) at a global batch of ``batch_size``."""
+def times(rounds: int, steps: int, batch_size: int, **network: object) -> list[list[float]]:
+    """Milliseconds of each round of so many steps: of the two ranks, and of the one process."""
     with socket.socket() as probe, TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
         result = str(Path(folder) / "times")
-        arguments = (port, result, rounds, steps, batch_size, {"image_size": 64} | network)
+        arguments = (port, result, rounds, steps, batch_size, network)
         torch.multiprocessing.spawn(process, arguments, nprocs=RANKS)
-        ours, theirs = torch.load(result)
-    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-    medians = statistics.median(ours) / steps, statistics.median(theirs) / steps
-    return [row("2 ranks, beside 1 process with 2 threads", ratio, 0.9, rounds, *medians, "ms per step")]
+        return torch.load(result)
+
+
+def measure(rounds: int = 12, steps: int = 3, cases: Sequence[tuple[int, dict]] = CASES) -> list[Row]:
+    """Milliseconds per step, a row for each case: global batch and network."""
+    rows = []
+    for batch_size, network in cases:
+        ours, theirs = times(rounds, steps, batch_size, **network)
+        ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+        medians = statistics.median(ours) / steps, statistics.median(theirs) / steps
+        title = f"{network.get('preset', 'vector')}, {network['image_size']} px, {batch_size} films a step"
+        rows.append(row(title, ratio, 0.9, rounds, *medians, "ms per step"))
+    return rows
