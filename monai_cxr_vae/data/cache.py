@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
@@ -27,6 +28,7 @@ from monai_cxr_vae.paths import cache_folder
 # Below this many films, starting processes costs more than it saves.
 POOL_FROM = 400
 FULL = 65535
+UNGUARDED = 'many films are read by processes that import the script: put its work under if __name__ == "__main__":'
 
 
 class FilmDataset(Dataset):
@@ -44,7 +46,8 @@ class FilmDataset(Dataset):
         cache_dir: folder of the store; None for the user's cache folder.
 
     Raises:
-        InputError: films that cannot be read, with the number of them and the first one's reason.
+        InputError: films that cannot be read, with the number of them and the first one's reason; or many films are new
+            and the script lacks ``if __name__ == "__main__":``, which processes need that decode them.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class FilmDataset(Dataset):
         transform: Callable[[dict[str, str]], dict[str, Any]],
         cache_dir: str | os.PathLike | None = None,
     ) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A process that decodes is importing an unguarded script, whose first process holds the store's lock.
+            raise InputError(UNGUARDED)
         self.data = list(data)
         self.transform = transform
         store = FilmStore(cache_dir or cache_folder() / "films", transform)
@@ -220,9 +226,12 @@ def _decode_all(
     context = multiprocessing.get_context("forkserver")
     # Imported once, not by each process; MONAI takes longer than hundreds of films.
     context.set_forkserver_preload([__name__, "monai.transforms", "monai_cxr_vae.data.readers"])
-    with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
-        results = pool.map(_decode, jobs, chunksize=16)
-        yield from ((digest, path, film) for (digest, path), film in zip(films.items(), results, strict=True))
+    try:
+        with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
+            results = pool.map(_decode, jobs, chunksize=16)
+            yield from ((digest, path, film) for (digest, path), film in zip(films.items(), results, strict=True))
+    except BrokenProcessPool as error:
+        raise InputError(f"a process that reads films has died; {UNGUARDED}") from error
 
 
 def _decode(job: tuple[Callable[[dict[str, str]], dict[str, Any]], str]) -> tuple[np.ndarray, list[int]] | str:

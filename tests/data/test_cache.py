@@ -156,6 +156,23 @@ def test_many_films_are_decoded_on_all_cores_under_a_progress_bar(
     assert re.search(r"reading films:  [ 1-9]\d%.* \d+/64 ", capsys.readouterr().err)
 
 
+def test_a_script_without_a_main_guard_is_an_error_and_not_a_hang(films: list[dict[str, str]], tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_cache import preprocessing; from monai_cxr_vae.data import FilmDataset, cache\n"
+        "cache.POOL_FROM, cache.cpu_count = 2, lambda: 2\n"
+        "FilmDataset([{'image': path} for path in sys.argv[3:]], preprocessing(), sys.argv[2])\n"
+    )
+    command = [sys.executable, script, Path(__file__).parent, tmp_path / "cache", *(film["image"] for film in films)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(
+        "monai_cxr_vae.errors.InputError: a process that reads films has died; many films are read by"
+    )
+
+
 def test_unreadable_films_are_counted_and_the_first_named(films: list[dict[str, str]], tmp_path: Path):
     Path(films[3]["image"]).write_bytes(Path(films[3]["image"]).read_bytes()[:60])
     with pytest.raises(InputError, match=r"1 of 6 films cannot be read; the first: .*3\.png: "):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 from sklearn.metrics import roc_auc_score
 
 from monai_cxr_vae import load_model
@@ -66,6 +66,19 @@ def test_films_are_spoilt_in_the_shares_asked_for(films: torch.Tensor):
     assert target["places"][kind == DISEASED].flatten(1).any(1).float().mean() > 0.9
     counts = np.bincount(kind)
     assert chisquare(counts, [12, 18, 30]).pvalue > 0.001
+
+
+def test_half_of_the_proper_films_are_sampled_less_finely_along_an_axis(films: torch.Tensor):
+    torch.manual_seed(0)
+    shown, _ = SpoilFilms(Augmentation(keep=1.0), 0, 0)({"image": films})
+    same = (shown == films).flatten(1).all(1)
+    assert binomtest(int(same.sum()), 60, 0.5).pvalue > 0.001
+    assert (shown - films).abs().mean() < 0.02
+    # Energy of the finest steps is lost along one axis only.
+    kept = torch.stack([shown.diff(dim=d).square().mean((1, 2, 3)) for d in (2, 3)], 1)
+    kept /= torch.stack([films.diff(dim=d).square().mean((1, 2, 3)) for d in (2, 3)], 1)
+    assert (kept[~same].amin(1) < 0.98).all()
+    assert (kept[~same].amin(1) < kept[~same].amax(1) - 0.005).float().mean() > 0.9
 
 
 @pytest.mark.parametrize(("shares", "kinds"), [((0, 0), {NORMAL}), ((1, 0), {FAULTY}), ((0, 1), {DISEASED})])
