@@ -19,7 +19,8 @@ class Scores:
 
     Attributes:
         quality: how unlike a proper frontal chest film it is.
-        quality_p: conformal p-value: of films like those of the calibration, this share has a score as large.
+        quality_p: conformal p-value: of films like those of the calibration, this share has a score as large
+            (:func:`p_value`).
         quality_part: the aspect that contributed most.
         anomaly: how unusual the chest is.
         anomaly_p, anomaly_part: likewise.
@@ -91,9 +92,17 @@ def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
     """Conformal p-values ``(N,)``: (1 + number of calibration scores that are as large) / (1 + their number).
 
     Vovk, Gammerman and Shafer 2005; exact on average over calibrations if both kinds of films are exchangeable.
+
+    Scores beyond all n of the calibration would share 1 / (n + 1). So that they keep their order, p goes on falling as
+    a Pareto tail of index 1 does, a tail without a mean: 1 / (n + 1) / (1 + excess), the excess in standard deviations
+    of the calibration. Every p of at least 1 / (n + 1) is a rate; a smaller one is an order.
     """
     larger = (calibration[None] >= scores[:, None]).sum(1)
-    return (1 + larger).double() / (1 + len(calibration))
+    excess = (scores - calibration.max()).clamp(min=0).double()
+    spread = calibration.double().std(correction=0)
+    if spread > 0:
+        excess /= spread
+    return (1 + larger).double() / (1 + len(calibration)) / (1 + excess)
 
 
 def _largest(scorer: Scorer, standardised: Tensor, weights: Mapping[str, float]) -> list[str]:

@@ -29,9 +29,22 @@ Films = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def test_p_values_count_the_calibration_scores_that_are_as_large(scores: list[float], calibration: list[float]):
     found = p_value(torch.tensor(scores), torch.tensor(calibration)).tolist()
     for value, p in zip(scores, found, strict=True):
-        assert p == (1 + len([other for other in calibration if other >= value])) / (1 + len(calibration))
+        counted = (1 + len([other for other in calibration if other >= value])) / (1 + len(calibration))
+        assert p == counted if value <= max(calibration) else 0 < p < counted
     ranked = [p for _, p in sorted(zip(scores, found, strict=True))]
     assert ranked == sorted(ranked, reverse=True)
+
+
+def test_beyond_the_calibration_p_values_keep_the_order_under_a_tail_that_is_heavier_than_normal_films():
+    calibration = torch.from_numpy(np.random.default_rng(0).gumbel(size=250))  # normal films' scores are less skewed
+    beyond = calibration.max() + torch.tensor([1e-6, 0.5, 1.0, 5.0, 1e6], dtype=torch.float64)
+    found = p_value(beyond, calibration).tolist()
+    assert found[0] == pytest.approx(1 / 251, rel=1e-5)
+    assert found == sorted(set(found), reverse=True)
+    assert min(found) > 0
+    assert all(p > stats.gumbel_r.sf(value) for value, p in zip(beyond[1:].tolist(), found[1:], strict=True))
+    alike = p_value(torch.tensor([1.0, 2.0]), torch.ones(9))
+    assert alike.tolist() == [1.0, 0.05]  # nothing to tell an excess by but its own unit
 
 
 def test_alarms_follow_the_beta_binomial_law():
@@ -83,7 +96,8 @@ def test_p_values_lie_in_range_and_fall_with_the_score(kind: str, new_films: Fil
         calibration = getattr(model.scorer, f"{name}_calibration").tolist()
         rows = sorted((getattr(row, name), getattr(row, f"{name}_p")) for row in told)
         for value, p in rows:
-            assert p == (1 + sum(other >= value for other in calibration)) / (1 + len(calibration))
+            counted = (1 + sum(other >= value for other in calibration)) / (1 + len(calibration))
+            assert p == counted if value <= max(calibration) else p < counted
         assert [p for _, p in rows] == sorted((p for _, p in rows), reverse=True)
         assert 0 < rows[-1][1] <= rows[0][1] <= 1
 
