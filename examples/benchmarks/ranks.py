@@ -27,6 +27,7 @@ CASES: tuple[tuple[int, dict], ...] = (
     (64, {"image_size": 64}),
     (128, {"image_size": 64}),
     (256, {"image_size": 64}),
+    (512, {"image_size": 64}),
     (128, {"image_size": 128}),
     (16, {"image_size": 256, "preset": "spatial"}),
 )
