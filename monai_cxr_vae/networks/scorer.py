@@ -14,8 +14,8 @@ from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES, exposure, textu
 
 # What is measured; the last two need a trained critic.
 ASPECTS = ("residual", "local", "latent", "exposure", "texture", "fault", "finding")
-# The aspects that each score joins, and what they weigh; chosen on synthetic faults and findings in validation films, of
-# families that the critic had seen and of others.
+# The aspects that each score joins, and what they weigh; chosen on synthetic faults and findings in validation films,
+# of families that the critic had seen and of others.
 QUALITY = {"residual": 1.0, "latent": 1.0, "exposure": 1.0, "texture": 1.0, "fault": 1.5}
 ANOMALY = {"local": 0.1, "latent": 0.1, "finding": 1.0}
 DETAIL = 2  # the film is looked at with this many times the network's pixels along a side
