@@ -242,7 +242,7 @@ def test_a_run_changes_the_critic_alone_and_calibrates_the_scores(tiny_critic: T
     model = load_model(tiny_critic.folder / "run" / "model.pt")
     assert len(model.scorer.quality_calibration) == 10
     told, heat = score(model, torch.rand(2, 1, 16, 16), torch.rand(2, 1, 32, 32))
-    assert all(row.quality_p * 11 == pytest.approx(round(row.quality_p * 11)) for row in told)
+    assert all(0 < row.quality_p <= 1 / 11 for row in told)  # noise is no film
     assert heat.shape == (2, 1, 16, 16)
     with (tiny_critic.folder / "run" / "metrics.csv").open() as lines:
         rows = list(csv.DictReader(lines))
