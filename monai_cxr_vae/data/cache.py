@@ -28,7 +28,7 @@ from monai_cxr_vae.paths import cache_folder
 # Below this many films, starting processes costs more than it saves.
 POOL_FROM = 400
 FULL = 65535
-UNGUARDED = 'many films are read by processes that import the script: put its work under if __name__ == "__main__":'
+UNGUARDED = 'many films are read by processes that import the script: put its work under if __name__ == "__main__"'
 
 
 class FilmDataset(Dataset):
@@ -231,7 +231,8 @@ def _decode_all(
             results = pool.map(_decode, jobs, chunksize=16)
             yield from ((digest, path, film) for (digest, path), film in zip(films.items(), results, strict=True))
     except BrokenProcessPool as error:
-        raise InputError(f"a process that reads films has died; {UNGUARDED}") from error
+        # The operating system does not tell which of them it was.
+        raise InputError(f"a process that reads films has died; {UNGUARDED}, or memory or a decoder failed") from error
 
 
 def _decode(job: tuple[Callable[[dict[str, str]], dict[str, Any]], str]) -> tuple[np.ndarray, list[int]] | str:

@@ -131,7 +131,7 @@ class GradientGuard:
 class UpdateAverage:
     """Updates the running average of the weights after every ``interval`` steps: each update reads all weights."""
 
-    def __init__(self, averaged: AveragedModel, network: nn.Module, interval: int = 1) -> None:
+    def __init__(self, averaged: AveragedModel, network: nn.Module, interval: int) -> None:
         self.averaged, self.network, self.interval = averaged, network, interval
 
     def attach(self, engine: Workflow) -> None:

@@ -35,8 +35,8 @@ def test_p_values_count_the_calibration_scores_that_are_as_large(scores: list[fl
     assert ranked == sorted(ranked, reverse=True)
 
 
-def test_beyond_the_calibration_p_values_keep_the_order_under_a_tail_that_is_heavier_than_normal_films():
-    calibration = torch.from_numpy(np.random.default_rng(0).gumbel(size=250))  # normal films' scores are less skewed
+def test_beyond_the_calibration_p_values_keep_the_order_under_a_heavy_tail():
+    calibration = torch.from_numpy(np.random.default_rng(0).gumbel(size=250))
     beyond = calibration.max() + torch.tensor([1e-6, 0.5, 1.0, 5.0, 1e6], dtype=torch.float64)
     found = p_value(beyond, calibration).tolist()
     assert found[0] == pytest.approx(1 / 251, rel=1e-5)

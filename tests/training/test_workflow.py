@@ -15,14 +15,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import create_workflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.startup import input_error
-from monai_cxr_vae.training import Augmentation
+from monai_cxr_vae.training import Augmentation, UpdateAverage
 
 pytestmark = pytest.mark.training
 
@@ -61,6 +63,20 @@ def test_heat_maps_of_validation_films_can_be_seen(tiny):
     assert 0.3 < grey.mean() < 1
     # The films are smaller than what scores look at: made larger for it, and smaller again to be seen.
     assert np.abs(shown[..., 0].astype(int) - np.concatenate(films, axis=1))[grey].max() <= 12
+
+
+def test_the_average_of_the_weights_is_that_of_every_so_manyth_step():
+    network = torch.nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+
+    def step(engine: Engine, _: int) -> None:
+        torch.nn.init.constant_(network.weight, engine.state.iteration)
+
+    engine = Engine(step)
+    UpdateAverage(averaged, network, interval=3).attach(engine)
+    engine.run(range(5), max_epochs=2)  # counted over epochs: after steps 3, 6 and 9
+    expected = 0.9 * (0.9 * 3 + 0.1 * 6) + 0.1 * 9
+    assert float(averaged.module.weight) == pytest.approx(expected)
 
 
 def test_the_best_validation_is_kept(tiny):
