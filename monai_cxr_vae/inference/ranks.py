@@ -54,6 +54,7 @@ class Ranks:
         if kind is None:
             self.wait()
         if self._own:
+            self._group = None  # its threads end with the last reference, and must not outlive the interpreter
             dist.destroy_process_group()
 
     def wait(self) -> None:

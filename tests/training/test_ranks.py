@@ -53,6 +53,7 @@ def rank_step(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=RANKS, rank=rank)
     share = BATCH // RANKS
     torch.save(step(DistributedDataParallel(network()), slice(rank * share, (rank + 1) * share)), f"{folder}/{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 
