@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a time. CI tries the same examples every time; elsewhere each run tries new ones.
+settings.register_profile("tests", deadline=None, derandomize=os.environ.get("CXR_VAE_REQUIRE_INTEROP") == "1")
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -52,7 +52,7 @@ def test_every_orientation_becomes_upright_and_comes_back(orientation: tuple[str
     assert max(network.shape) == 32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes, sizes, st.integers(1, 70), st.sampled_from(["stretch", "letterbox"]), st.floats(0.2, 5), orientations)
 def test_shapes_and_places(
     rows: int, columns: int, size: int, fit: str, aspect: float, orientation: tuple[str, str] | None
@@ -93,7 +93,7 @@ def test_shapes_and_places(
             assert steps.sum() > 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(30, 90), st.integers(30, 90), st.floats(0.5, 2), st.sampled_from(sorted(STORED)))
 def test_there_and_back_is_close(rows: int, columns: int, aspect: float, orientation: tuple[str, str]) -> None:
     film = ramp(rows, columns)
@@ -112,7 +112,7 @@ def exact_area(film: np.ndarray, height: int, width: int) -> np.ndarray:
     return film
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(16, 300), st.integers(16, 300), st.integers(1, 16), st.integers(0, 9))
 def test_shrinking_is_the_exact_area_mean(rows: int, columns: int, size: int, seed: int) -> None:
     film = np.random.default_rng(seed).random((rows, columns), np.float32)

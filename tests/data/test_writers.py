@@ -107,7 +107,7 @@ def test_nifti_gives_nifti_on_the_same_grid(tmp_path, provenance, affine):
     assert errors[0] < 0.02
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     place=st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8)),
     orientation=st.sampled_from([[a, b] for a in "LR" for b in "FH"] + [[a, b] for a in "FH" for b in "LR"]),

@@ -124,7 +124,7 @@ def test_bad_films_cost_one_row_each_before_and_behind_the_network(tmp_path):
     tails = [b"", CRASH, HANG, BOMB, BUG, LATE + CRASH, LATE + HANG, LATE + BOMB, LATE + BUG, b""]
     for i, tail in enumerate(tails):
         write_film(tmp_path / "in" / str(i), i, tail=tail)
-    result = run(tmp_path / "in", tmp_path / "out", timeout=2, num_workers=2, batch_size=3)
+    result = run(tmp_path / "in", tmp_path / "out", timeout=6, num_workers=2, batch_size=3)
     assert result.pop("exit code") == 8
     faults = [("failed", reason) for reason in ("crashed", "timeout", "out_of_memory", "internal")]
     expected = [("done", None), *faults, *faults, ("done", None)]

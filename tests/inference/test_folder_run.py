@@ -135,7 +135,7 @@ def test_bad_films_cost_one_row_each(tmp_path):
     folder = tmp_path / "in"
     for i, tail in enumerate([b"", CRASH, HANG, BOMB, BUG, b""]):
         write_film(folder / str(i), i, tail=tail)
-    result = run(folder, tmp_path / "out", timeout=2, num_workers=2)
+    result = run(folder, tmp_path / "out", timeout=6, num_workers=2)
     assert result.pop("exit code") == 8
     assert [status(result[str(i)]) for i in range(6)] == [
         ("done", None),

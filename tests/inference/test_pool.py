@@ -34,7 +34,7 @@ def test_fault_costs_one_task(task, reason):
 
 
 def test_hang_costs_one_task_and_spares_the_slow():
-    answers = results(["slow", "hang", "slow", "slow", "slow"], timeout=2, num_workers=1)
+    answers = results(["slow", "hang", "slow", "slow", "slow"], timeout=6, num_workers=1)
     assert answers.count(("hang", Fault("timeout"))) == 1
     assert answers.count(("slow", "slow")) == 4
 

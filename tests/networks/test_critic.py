@@ -81,7 +81,7 @@ def test_the_map_points_at_the_place(critic: Critic):
     assert column > 10
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32))
 def test_histogram_shares_pixels_between_the_nearest_bins(seed: int):
     image = np.random.default_rng(seed).random((7, 9)).astype(np.float32)

@@ -28,7 +28,7 @@ def entropy(counts: np.ndarray) -> float:
     return stats.entropy(counts[counts > 0])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_exposure_is_quantiles_of_what_lies_on_the_film(seed: int):
     images, mask = films(seed)
@@ -38,7 +38,7 @@ def test_exposure_is_quantiles_of_what_lies_on_the_film(seed: int):
         np.testing.assert_allclose(row, np.quantile(film[inside], [0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98]), atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds)
 def test_texture_is_energies_and_an_entropy(seed: int):
     images, mask = films(seed)
@@ -60,7 +60,7 @@ def test_texture_is_energies_and_an_entropy(seed: int):
         assert row[7] == pytest.approx(entropy(steps), rel=1e-2)  # a step on a bin's edge may fall to either side
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds)
 def test_nothing_outside_of_the_film_counts(seed: int):
     images, mask = films(seed)

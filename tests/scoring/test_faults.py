@@ -28,7 +28,7 @@ def phantom() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=seeds, size=st.integers(16, 70), kind=st.sampled_from(["noise", "constant"]), view=st.booleans())
 def test_a_faulty_film_is_still_a_film(name: str, seed: int, size: int, kind: str, view: bool):
     image = film(seed, size, kind)
@@ -81,7 +81,6 @@ def test_a_tilted_film_is_tilted_by_10_to_45_degrees(seed: int):
 
 
 @given(seed=seeds)
-@settings(deadline=None)
 def test_exposure_faults_keep_the_order_of_the_greys(seed: int):
     """Exposure, gamma and contrast map equal greys to equal ones and never a brighter one to a darker."""
     image = film(seed, 24)
@@ -117,7 +116,6 @@ def test_a_covered_film_is_one_grey_there_and_itself_elsewhere(seed: int, size: 
 
 
 @given(seed=seeds)
-@settings(deadline=None)
 def test_a_blurred_film_has_less_detail_and_a_noisy_one_more(seed: int):
     y, x = np.mgrid[:48, :48] / 48
     image = (0.5 + 0.4 * np.sin(12 * x + seed % 7) * np.sin(9 * y)).astype(np.float32)

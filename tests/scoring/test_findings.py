@@ -28,7 +28,7 @@ def drawn(name: str, films: list[np.ndarray], count: int = 30) -> list[tuple[np.
 
 
 @pytest.mark.parametrize("name", FINDINGS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=seeds, size=st.sampled_from([16, 32, 47, 64]), kind=st.sampled_from(["noise", "black", "white", "ramp"]))
 def test_any_film_with_a_finding_is_still_a_film(name: str, seed: int, size: int, kind: str):
     image = {

@@ -71,7 +71,7 @@ def test_the_map_lies_on_the_film(chain: FilmChain, phantoms: list[Path]):
         assert shown.max() > 0
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(40, 200), columns=st.integers(40, 200))
 def test_no_band_beside_a_film_is_taken_for_the_film(chain: FilmChain, tmp_path: Path, rows: int, columns: int):
     """A film of one grey has no texture: the edge of the bands beside it would be one."""
