@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections import Counter
@@ -35,10 +36,15 @@ def main(words: Sequence[str] | None = None) -> int:
         return arguments.command(arguments, rest) or 0
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         from monai_cxr_vae.startup import input_error
 
-        cause = input_error(error)
+        cause: object = input_error(error)
+        if cause is None and isinstance(error, OSError) and error.filename is not None:
+            cause = f"{error.filename}: {error.strerror}"
         if cause is None:
             raise
         print(f"error: {cause}", file=sys.stderr)
@@ -87,7 +93,9 @@ def _scan(arguments: argparse.Namespace, rest: list[str]) -> None:
     for row in scan(arguments.folder, FolderOptions(strict_view=arguments.strict_view, progress=sys.stderr.isatty())):
         what = f"{row['status']} {row['reason'] or ''}".strip()
         counts[what] += 1
-        print(what, row["view"] or "-", row["path"], sep="\t")
+        # A line per file, whatever stands in its name.
+        path = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in row["path"])
+        print(what, row["view"] or "-", path, sep="\t")
     print(", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no files", file=sys.stderr)
 
 
@@ -107,20 +115,26 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
     import cv2
     import numpy as np
 
+    from monai_cxr_vae.errors import OutputError
     from monai_cxr_vae.model import load_model
 
     films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for i, film in enumerate(films[:, 0].numpy()):
-        cv2.imwrite(str(arguments.output / f"sample_{i:04d}.png"), (film * 65535 + 0.5).astype(np.uint16))
+        file = arguments.output / f"sample_{i:04d}.png"
+        if not cv2.imwrite(str(file), (film * 65535 + 0.5).astype(np.uint16)):
+            raise OutputError(f"{file} cannot be written")
     print(f"{len(films)} films in {arguments.output}")
 
 
 def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
     from monai_cxr_vae.data import datalist
+    from monai_cxr_vae.errors import InputError
     from monai_cxr_vae.model import load_model, save_model
     from monai_cxr_vae.scoring import calibrate, detail_films
 
+    if arguments.output.is_dir():
+        raise InputError(f"{arguments.output} is a folder; name a file")
     model = load_model(arguments.weights)
     films = detail_films(model, datalist(arguments.folder))
     calibrate(model, films)
@@ -213,13 +227,15 @@ def _parser() -> Parser:
 
     folder_command(
         _reconstruct,
-        "reconstruct every film of a folder (with the spatial preset); DICOM in, derived DICOM out",
+        "reconstruct every film of a folder; DICOM in, derived DICOM out (weights: spatial, with other objects than sc "
+        "model, unless --weights says otherwise)",
         ["sc"],
     )
     text = "tell of every film of a folder whether it is fit for use and how unusual it is; report.html shows them"
     folder_command(_score, text, ["overlay", "sr"])
 
-    scan = command(_scan, "tell what a run over a folder would do with each file, and why", weights=False)
+    text = "tell from the headers what a run over a folder would do with each file, and why"
+    scan = command(_scan, text, weights=False)
     scan.add_argument("folder", type=Path, metavar="IN")
     scan.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")
 
@@ -247,15 +263,26 @@ def _parser() -> Parser:
     phantom = command(_phantom, "write procedural chest films, for trying things out", weights=False)
     phantom.add_argument("output", type=Path, metavar="OUT")
     phantom.add_argument("--count", type=_count, default=20)
-    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--seed", type=_natural, default=0)
     phantom.add_argument("--format", choices=("dicom", "png", "both"), default="dicom")
     return parser
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
+    return _whole_number(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {text!r}")
     return value
 
 

@@ -12,10 +12,18 @@ class FilmError(InputError):
 
     ``eligible`` tells whether the file looked like a chest film at all: an eligible film that fails counts as
     ``failed``, any other file as ``skipped``.
+
+    Args:
+        message: one line for a person.
+        *codes: what the manifest says under ``warnings``, words without patient data.
     """
 
     reason = "internal"
     eligible = True
+
+    def __init__(self, message: str = "", *codes: str) -> None:
+        super().__init__(message)
+        self.codes = codes
 
 
 class Skipped(FilmError):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +38,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([], "error: the following arguments are required: COMMAND"),
         (["reconstruct"], "error: the following arguments are required: IN, --output"),
         (["scan", "here", "--fast"], "error: unknown argument --fast"),
-        (["phantom", "out", "--count", "0"], "error: argument --count: invalid"),
+        (["phantom", "out", "--count", "0"], "error: argument --count: must be a whole number from 1, not '0'"),
+        (["phantom", "out", "--seed", "-5"], "error: argument --seed: must be a whole number from 0, not '-5'"),
+        (["calibrate", "in", "--output", "."], "error: . is a folder"),
         (["train", "--max_epoch", "3"], "error: unknown setting --max_epoch; nearest is --max_epochs"),
         (["train", "--batch_size", "0"], "error: --batch_size must be a whole number above 0, not 0"),
         (["score", "here"], "error: the following arguments are required: --output"),
@@ -55,6 +60,39 @@ def test_what_the_user_got_wrong_is_one_line_and_exit_code_1(
     assert code == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith(line)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / "sample_0000.png").mkdir(parents=True)
+    for words, line in (
+        (["phantom", "file"], "error: file: File exists"),
+        (["sample", "--output", "file", "--weights", str(weights)], "error: file: File exists"),
+        (["sample", "--output", "taken", "--weights", str(weights)], "error: taken/sample_0000.png cannot be written"),
+    ):
+        assert main(words) == 1
+        assert capsys.readouterr().err.strip().splitlines()[-1] == line
+
+
+def test_scan_tells_a_line_per_file_whatever_its_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    for name in (b"\xff", b"two\nlines", "Größe".encode()):
+        (tmp_path / os.fsdecode(name)).write_text("text")
+    assert main(["scan", str(tmp_path)]) == 0
+    told = [line.rsplit("/", 1)[1] for line in capfd.readouterr().out.splitlines()]
+    assert told == ["Größe", "two\\nlines", "\\udcff"]
+
+
+def test_a_reader_that_has_seen_enough_ends_the_listing(tmp_path: Path):
+    for i in range(3):
+        (tmp_path / str(i)).write_text("text")
+    command = [sys.executable, "-m", "monai_cxr_vae.cli", "scan", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 141
 
 
 def test_phantoms_of_a_seed_are_the_same_films(tmp_path: Path):

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ import nibabel
 import numpy as np
 from monai.transforms import SaveImaged
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from monai_cxr_vae.data.pictures import overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
@@ -36,6 +38,9 @@ OVERLAY_SIZE, STRIP_SIZE = 1024, 224
 RESIDUAL_TOP = 0.25
 # Inside the output folder, so that a rename stays on one file system, and out of sight of whoever lists the results.
 PRIVATE_FOLDER = ".run"
+# Stands near the beginning of every PNG and NIfTI file that is written here.
+_MARK = b"monai_cxr_vae"
+_GZIP = b"\x1f\x8b"
 
 
 def file_sha256(path: str | os.PathLike) -> str:
@@ -103,9 +108,9 @@ class SaveRadiographd(SaveImaged):
     without scores, where the film differs from its reconstruction, a quarter of the grey range being the top of the
     scale. Its longest side is that of the film, at most 1024 (:func:`monai_cxr_vae.data.pictures.overlay`).
 
-    The list of what was written, ``{"kind", "uid", "path", "sha256"}`` with paths relative to ``output_dir``, is added
-    to the data under ``outputs``; the kind of a file that is not DICOM is ``image``, ``overlay`` or ``heatmap``.
-    ``input_sha256`` in the data spares reading the film once more.
+    The list of what was written, ``{"kind", "uid", "path", "size", "sha256"}`` with paths relative to ``output_dir``
+    and sizes in bytes, is added to the data under ``outputs``; the kind of a file that is not DICOM is ``image``,
+    ``overlay`` or ``heatmap``. ``input_sha256`` in the data spares reading the film once more.
 
     Args:
         keys: key of the reconstruction, ``(1, S, S)`` float.
@@ -134,8 +139,8 @@ class SaveRadiographd(SaveImaged):
         report: bool = False,
     ) -> None:
         super().__init__(keys, output_dir=Path(output_dir), print_log=False)
-        if not objects or set(objects) - set(OBJECTS):
-            raise InputError(f"objects must be some of {', '.join(OBJECTS)}")
+        if not objects or set(objects) - set(OBJECTS) or len(set(objects)) < len(objects):
+            raise InputError(f"objects must be some of {', '.join(OBJECTS)}, each once")
         if "sr" in objects and not scores:
             raise InputError("the object sr needs scores, which are switched off or not in these weights")
         if bits_stored not in (12, 16):
@@ -177,7 +182,7 @@ class SaveRadiographd(SaveImaged):
 
     def _write(self, kind: str, uid: str | None, name: str, data: bytes) -> dict[str, Any]:
         write_atomically(self.output_dir / name, data, self._scratch)
-        return {"kind": kind, "uid": uid, "path": name, "sha256": hashlib.sha256(data).hexdigest()}
+        return {"kind": kind, "uid": uid, "path": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     @property
     def _scratch(self) -> Path:
@@ -237,13 +242,28 @@ def _file(kind: str, result: _Result) -> tuple[str, str, bytes]:
     return "overlay", ".overlay.png", _png(result.overlay())
 
 
+def is_own_picture(path: str | os.PathLike) -> bool:
+    """Tell whether a PNG or NIfTI file was written here (then it is no film to run on)."""
+    with Path(path).open("rb") as file:
+        head = file.read(512)
+    if head.startswith(_GZIP):
+        try:
+            with gzip.open(path) as file:
+                head = file.read(512)
+        except (OSError, EOFError, zlib.error):  # damaged
+            return False
+    return _MARK in head
+
+
 def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    buffer, mark = io.BytesIO(), PngInfo()
+    mark.add_text("Software", _MARK.decode())
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=mark)
     return buffer.getvalue()
 
 
 def _nifti(values: np.ndarray, meta: Mapping[str, Any]) -> bytes:
     """A plane of the source's size on the voxel grid of the source file: its index order, its affine."""
     image = nibabel.Nifti1Image(np.ascontiguousarray(in_source_order(values, meta)), meta["source_affine"])
+    image.header["descrip"] = _MARK
     return gzip.compress(image.to_bytes(), mtime=0)

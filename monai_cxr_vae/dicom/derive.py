@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ FORM = {
     "DA": re.compile(rb"\d{8}"),
     "TM": re.compile(rb"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
 }
+_CODE = re.compile("[A-Z0-9_ ]{0,16}")
 # PS3.3 C.7.6.1.1.5.1, by transfer syntax.
 _LOSSY_METHODS = {
     "1.2.840.10008.1.2.4.50": "ISO_10918_1",
@@ -287,7 +289,7 @@ def _image(
     purpose = code("121322", "Source image for image processing operation")
     elements = _image_elements(kind, shown, provenance) | encode_elements(
         {
-            "PatientOrientation": _strings(source_value(source, "PatientOrientation")),
+            "PatientOrientation": _codes(source_value(source, "PatientOrientation")),
             "SourceImageSequence": [{**film.item(), "PurposeOfReferenceCodeSequence": [purpose]}],
             "ReferencedSeriesSequence": [
                 {"SeriesInstanceUID": film.series_uid, "ReferencedInstanceSequence": [film.item()]}
@@ -366,7 +368,8 @@ def _copied(source: Dataset, keyword: str, *, required: bool = False) -> dict[in
     text = value.strip(b" \0")
     if text and vr in FORM and not FORM[vr].fullmatch(text):
         if required:
-            raise CorruptFile(f"{keyword} is malformed, so no valid object of the same patient and study can be made")
+            message = f"{keyword} is malformed, so no valid object of the same patient and study can be made"
+            raise CorruptFile(message, f"malformed_{keyword}")
         return {}
     return {tag: encode_element(tag, vr, value)}
 
@@ -374,7 +377,8 @@ def _copied(source: Dataset, keyword: str, *, required: bool = False) -> dict[in
 def written(source: Dataset, tag: int) -> bytes:
     """An element that has been decoded (all but raw text), encoded again in the source's character set."""
     holder = Dataset()
-    holder[tag] = source[tag]
+    holder[tag] = copy.deepcopy(source[tag])
+    holder.remove_private_tags()  # from the items of a sequence
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
     write_dataset(buffer, holder, convert_encodings(source.get("SpecificCharacterSet") or "ISO_IR 6"))
@@ -408,10 +412,18 @@ def source_value(source: Dataset, keyword: str) -> Any:
 
 
 def _integer(value: object, default: int) -> int:
+    """An integer string (IS, PS3.5 section 6.2) as a number; the default if it is none."""
     try:
-        return int(str(value))
+        number = int(str(value))
     except ValueError:
         return default
+    return number if -(2**31) <= number < 2**31 else default
+
+
+def _codes(value: object) -> list[str]:
+    """Code strings (CS, PS3.5 section 6.2); none if one of them is malformed."""
+    values = _strings(value)
+    return values if all(_CODE.fullmatch(v) for v in values) else []
 
 
 def _strings(value: object) -> list[str]:

@@ -139,6 +139,7 @@ def _group(
             parameters=[
                 f"weights SHA-256 {provenance.model_sha256}",
                 f"settings SHA-256 {provenance.config_sha256}",
+                "a p-value below 1 / (calibration films + 1) tells an order, not a rate",
             ],
         ),
         measurements=[

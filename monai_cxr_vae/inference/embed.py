@@ -40,7 +40,9 @@ def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.Path
     films = FilmDataset(datalist(folder), Compose([load, FitToSquared("image", model.image_size, model.fit)]))
     parts = [model.encode(batch) for batch in films.batches()]
     mu, logvar = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    names = {"input_sha256": films.digests} | ({"path": [item["image"] for item in films.data]} if paths else {})
+    names = {"input_sha256": films.digests}
+    if paths:  # which may hold bytes that are no text
+        names["path"] = [os.fsencode(item["image"]).decode(errors="backslashreplace") for item in films.data]
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {"mu": mu, "logvar": logvar} | {name: np.array(values) for name, values in names.items()}

@@ -126,6 +126,7 @@ def failed(row: Row, error: BaseException) -> Row:
     for cause in _chain(error):
         if isinstance(cause, FilmError):
             row.update(status="failed" if cause.eligible else "skipped", reason=cause.reason)
+            row["warnings"] = [*row["warnings"], *cause.codes]
             return row
         if _is_out_of_memory(cause):
             row.update(status="failed", reason="out_of_memory")

@@ -11,13 +11,16 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from monai_cxr_vae.data.writers import file_sha256
+from monai_cxr_vae.data.writers import file_sha256, is_own_picture
+from monai_cxr_vae.dicom.derive import source_value
 from monai_cxr_vae.dicom.files import open_dataset, quiet
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.dicom.uids import is_safe_uid
-from monai_cxr_vae.errors import InputError, NotDicom
+from monai_cxr_vae.errors import InputError, NotDicom, OwnOutput
 from monai_cxr_vae.inference.film_chain import failed, new_row
 from monai_cxr_vae.radiograph import read_radiograph
+
+_WHOSE = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def read_header(
             header["warnings"] = list(warnings)
     except NotDicom:
         try:
+            if is_own_picture(path):
+                raise OwnOutput("a picture that this program wrote itself")
             if thorough:
                 header["format"] = read_radiograph(path).format
         except Exception as error:
@@ -124,17 +129,27 @@ def read_picture(path: str) -> dict[str, Any]:
     """Tell pictures apart.
 
     Returns:
-        A row with ``status`` None and a digest under ``picture`` if the file can be read. Two files show the same if
-        and only if their digests are equal.
+        A row with ``status`` None and a digest under ``picture`` if the file can be read. Two files show the same of
+        the same patient in the same series if and only if their digests are equal.
     """
     row: dict[str, Any] = {**new_row(), "status": None, "reason": None}
     try:
         row["input_sha256"] = file_sha256(path)
         pixels = read_radiograph(path).pixels
-        row["picture"] = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        row["picture"] = hashlib.sha256(repr((_whose(path), pixels.shape)).encode() + pixels.tobytes()).hexdigest()
     except Exception as error:
         failed(row, error)
     return row
+
+
+def _whose(path: str) -> tuple[str, ...]:
+    """What tells patient, study and series of a film; nothing if it is not DICOM."""
+    try:
+        dataset = open_dataset(path, pixels=False)
+    except NotDicom:
+        return ()
+    with quiet():
+        return tuple(str(source_value(dataset, keyword) or "").strip() for keyword in _WHOSE)
 
 
 def _entry(path: str) -> Entry:

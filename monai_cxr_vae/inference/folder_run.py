@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from monai_cxr_vae.data.writers import PRIVATE_FOLDER, file_sha256, write_atomically
+from monai_cxr_vae.data.writers import PRIVATE_FOLDER, file_sha256, strip_file, write_atomically
 from monai_cxr_vae.dicom.derive import Provenance
 from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.inference.batches import FixedBatches
@@ -381,7 +381,7 @@ class FolderRun:
         file = self.private / "owner.json"
         if not file.exists():
             write_atomically(file, json.dumps(owner).encode(), scratch)
-        elif json.loads(file.read_bytes()) != owner:
+        elif file.read_bytes() != json.dumps(owner).encode():
             raise InputError(f"{self.output_dir} holds results of another model or other settings; take another folder")
 
     def _read_folder(self) -> list[list[int]]:
@@ -421,8 +421,11 @@ class FolderRun:
         tasks = {}
         for index, entry in present.items():
             known = self._inputs.current[index].get("header")
-            again = self.options.force or (known and self.options.retry_failed and known["status"] == "failed")
-            if index in aliases or (known and not again and index not in changed):
+            if index in aliases:
+                continue
+            if known and index not in changed and not self._judged_anew(known):
+                if known["status"] and index not in self._manifest.current:  # a kill or a full disk came between
+                    self.record({"index": index, "outputs": [], **known})
                 continue
             if entry.size < 0:
                 self._store_header(index, entry, _no_file(entry.path))
@@ -432,6 +435,14 @@ class FolderRun:
         for task, result in tqdm(results, "headers", len(tasks), disable=not self.options.progress):
             header = _fault(result, task.path) if isinstance(result, Fault) else result
             self._store_header(tasks[task], present[tasks[task]], header)
+
+    def _judged_anew(self, header: Row) -> bool:
+        """Whether these options may say something else of a header than was said before."""
+        if self.options.force or (self.options.retry_failed and header["status"] == "failed"):
+            return True
+        if self.options.strict_view:
+            return not header["status"] and header.get("view") == "unknown"
+        return header["reason"] == "view_unknown"
 
     def _store_header(self, index: int, entry: Entry, header: Row) -> None:
         self._inputs.add(_input_row(index, entry, header))
@@ -462,15 +473,35 @@ class FolderRun:
             header = self._inputs.current[index].get("header")
             if header and not header["status"]:
                 groups[header.get("sop_uid") or header["input_sha256"]].append(index)
-        return [group for group in groups.values() if any(self._is_pending(index) for index in group)]
+        return [group for group in groups.values() if any(self._is_pending(i, group, present) for i in group)]
 
-    def _is_pending(self, index: int) -> bool:
+    def _is_pending(self, index: int, group: list[int], present: Collection[int]) -> bool:
         row, digest = self._manifest.current.get(index), self._inputs.current[index]["header"]["input_sha256"]
         if row is None or self.options.force or (digest and digest != row["input_sha256"]):
             return True
         if row["status"] == "failed":
             return self.options.retry_failed
-        return not all((self.output_dir / output["path"]).exists() for output in row["outputs"])
+        if row["reason"] == "duplicate":  # of a film that is another one by now, or was not done after all
+            original = row["duplicate_of"]
+            return self._status(original) != "done" or (original in present and original not in group)
+        if row["reason"] == "view_unknown":  # the header, judged by the present options, no longer says so
+            return True
+        if self.options.report and row["status"] == "done":
+            return not (self._is_whole(row) and strip_file(self.output_dir, row["input_sha256"]).exists())
+        return not self._is_whole(row)
+
+    def _status(self, index: int) -> str | None:
+        return self._manifest.current[index]["status"] if index in self._manifest.current else None
+
+    def _is_whole(self, row: Row) -> bool:
+        """Whether the results of a row are there, at the size at which they were written."""
+        for output in row["outputs"]:
+            try:
+                if (self.output_dir / output["path"]).stat().st_size != output["size"]:
+                    return False
+            except OSError:
+                return False
+        return True
 
     def _record_aliases(self, leader: int) -> None:
         row = self._manifest.current.get(leader)

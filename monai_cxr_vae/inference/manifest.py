@@ -147,7 +147,9 @@ def write_csv(output_dir: Path, rows: Iterable[Row]) -> None:
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
-    write_atomically(output_dir / "manifest.csv", buffer.getvalue().encode(), output_dir / PRIVATE_FOLDER / "tmp")
+    # A path may hold bytes that are no text.
+    text = buffer.getvalue().encode(errors="backslashreplace")
+    write_atomically(output_dir / "manifest.csv", text, output_dir / PRIVATE_FOLDER / "tmp")
 
 
 def _cell(value: Any) -> Any:

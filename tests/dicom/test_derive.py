@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pydicom
 import pytest
-from pydicom import DataElement, config
+from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
@@ -122,6 +122,28 @@ def test_what_describes_the_source_image_stays_behind():
     assert not [element for element in kept_out if element in ds]
 
 
+def test_a_copied_sequence_leaves_its_private_elements_behind():
+    source = header("dx_mono2_12")
+    item = Dataset()
+    item.PatientID, item.IssuerOfPatientID = "other", "elsewhere"
+    item.add_new(0x00090010, "LO", "VENDOR")
+    item.add_new(0x00091001, "LO", "secret")
+    source.OtherPatientIDsSequence = [item]
+    (copied,) = read(secondary_capture(source, IMAGE, PROVENANCE)).OtherPatientIDsSequence
+    assert (copied.PatientID, copied.IssuerOfPatientID, len(copied)) == ("other", "elsewhere", 2)
+    assert len(source.OtherPatientIDsSequence[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "written"),
+    [("InstanceNumber", "20240101123456", 1), ("InstanceNumber", "-7", -7), ("PatientOrientation", ["Ä", "F"], None)],
+)
+def test_what_only_helps_to_read_is_left_out_when_malformed(keyword: str, value: object, written: object):
+    source = header("dx_mono2_12")
+    source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
+    assert (read(secondary_capture(source, IMAGE, PROVENANCE))[keyword].value or None) == written
+
+
 def test_same_arguments_same_bytes_and_any_change_another_uid():
     base = secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE)
     assert secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE) == base
@@ -176,3 +198,4 @@ def test_a_film_whose_identity_is_malformed_is_refused_without_quoting_it(keywor
     with pytest.raises(CorruptFile, match=keyword) as error:
         secondary_capture(source, IMAGE, PROVENANCE)
     assert value not in str(error.value)
+    assert error.value.codes == (f"malformed_{keyword}",)

@@ -153,6 +153,8 @@ def evaluator(folder: Path, output: Path, network: torch.nn.Module | None = None
     weights.write_bytes(b"weights")
     objects = options.pop("objects", ["sc"])
     provenance = provenance_of(weights, {"objects": objects})
+    report = bool(options.get("report"))
+    save = SaveRadiographd("pred", output, provenance, objects=objects, report=report)
     preprocessing = Compose(
         [
             Trap(),
@@ -166,7 +168,7 @@ def evaluator(folder: Path, output: Path, network: torch.nn.Module | None = None
         FilmFolder(folder, preprocessing),
         network or Smooth(),
         SimpleInferer(),
-        Compose([Trap(late=True), SaveRadiographd("pred", output, provenance, objects=objects)]),
+        Compose([Trap(late=True), save]),
         output,
         provenance,
         **{"num_workers": 1, "timeout": 60, "progress": False, **options},

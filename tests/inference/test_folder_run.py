@@ -221,6 +221,88 @@ def test_files_that_claim_to_be_one_film(tmp_path):
     assert result["p/2"]["duplicate_of"] == result["p/1"]["index"]
 
 
+def test_a_copy_is_run_once_its_original_is_another_film(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for name in ("replaced", "emptied", "linked", "gone"):
+        number = len(name)
+        write_film(folder / name / "a", number)
+        (os.link if name == "linked" else shutil.copy)(folder / name / "a", folder / name / "b")
+    picture_file = folder / "png" / "a"
+    picture_file.parent.mkdir()
+    Image.fromarray((picture(1) >> 4).astype(np.uint8)).save(picture_file, format="PNG")
+    shutil.copy(picture_file, folder / "png" / "b")
+    first = run(folder, output)
+    assert {status(row) for name, row in first.items() if name.endswith("b")} == {("skipped", "duplicate")}
+    for name in ("replaced", "linked"):
+        (folder / name / "a").unlink()
+        write_film(folder / name / "a", 20 + len(name))
+    (folder / "emptied" / "a").write_bytes(b"")
+    (folder / "gone" / "a").unlink()
+    Image.fromarray((picture(2) >> 4).astype(np.uint8)).save(picture_file, format="PNG")
+    second = run(folder, output)
+    for name in ("replaced", "emptied", "linked", "png"):
+        assert status(second[f"{name}/b"]) == ("done", None)
+        assert second[f"{name}/b"]["outputs"] == first[f"{name}/a"]["outputs"]
+    assert status(second["gone/b"]) == ("skipped", "duplicate")  # its original's result stands
+    assert run(folder, output) == second
+
+
+def test_a_film_under_another_patient_is_no_copy(tmp_path):
+    folder = tmp_path / "in"
+    write_film(folder / "patient" / "a", 1, PatientID="one")
+    write_film(folder / "patient" / "b", 1, PatientID="two")
+    write_film(folder / "study" / "a", 2)
+    write_film(folder / "study" / "b", 2, StudyInstanceUID="1.2.3.5.99")
+    result = run(folder, tmp_path / "out")
+    assert result.pop("exit code") == 4
+    assert {status(row) for row in result.values()} == {("failed", "conflict")}
+
+
+@pytest.mark.parametrize("kept", [".run/inputs.jsonl", "manifest.jsonl"])
+def test_a_row_that_one_journal_lost_comes_back(tmp_path, kept):
+    folder, output = write_folder(tmp_path / "in", 2), tmp_path / "out"
+    whole = run(folder, output)
+    journal = output / ({"manifest.jsonl", ".run/inputs.jsonl"} - {kept}).pop()
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for lost in range(len(lines)):
+        journal.write_bytes(b"".join(lines[: len(lines) - lost]))
+        assert run(folder, output).keys() == whole.keys()
+        assert {name: status(row) for name, row in rows(folder, output).items()} == {
+            name: status(row) for name, row in whole.items() if name != "exit code"
+        }
+
+
+def test_strict_view_judges_what_was_done_before(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_film(folder / "a", 1, ViewPosition="", PatientOrientation=None)
+    first = run(folder, output)
+    assert (status(first["a"]), first["a"]["warnings"]) == (("done", None), ["view_unknown"])
+    strict = run(folder, output, strict_view=True)
+    assert status(strict["a"]) == ("skipped", "view_unknown")
+    assert strict["a"]["replaces"] == [first["a"]["outputs"][0]["path"]]
+    again = run(folder, output)
+    assert (status(again["a"]), again["a"]["outputs"]) == (("done", None), first["a"]["outputs"])
+
+
+def test_a_damaged_result_is_written_again(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_film(folder / "a", 1)
+    run(folder, output)
+    before = tree(output)
+    next(output.rglob("*.dcm")).write_bytes(b"half")
+    run(folder, output)
+    assert tree(output) == before
+
+
+def test_a_report_asked_for_later_has_its_pictures(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_film(folder / "a", 1)
+    run(folder, output)
+    run(folder, output, report=True)
+    page = (output / "report.html").read_text()
+    assert '"strip": "' in page
+
+
 def test_links_and_odd_files(tmp_path):
     folder = tmp_path / "in"
     write_film(folder / "deep" / "film", 1)
@@ -327,7 +409,9 @@ def test_scan_tells_what_a_run_would_do(finished):
 def test_own_results_are_no_input(finished, tmp_path):
     _, output, _ = finished
     result = run(output, tmp_path / "out")
-    assert {status(row) for name, row in result.items() if name.endswith(".dcm")} == {("skipped", "own_output")}
+    assert len(result) > 8
+    own = {name: status(row) for name, row in result.items() if name.endswith((".dcm", ".png"))}
+    assert set(own.values()) == {("skipped", "own_output")}
 
 
 def test_nothing_about_a_patient_or_a_path_is_told(tmp_path):
