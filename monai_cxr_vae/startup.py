@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.bundle import run as bundle_run
 
@@ -95,7 +95,7 @@ def flags(words: list[str]) -> dict[str, Any]:
             name, equals, value = word[2:].partition("=")
             if not equals:
                 value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else "True"
-            found[name.replace("-", "_")] = _literal(value)
+            found[name.replace("-", "_")] = DefaultParseValue(value)
     return found
 
 
@@ -128,12 +128,3 @@ def input_error(error: BaseException | None) -> InputError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _literal(text: str) -> Any:
-    for value in (text, {"True": "true", "False": "false", "None": "null"}.get(text, "")):
-        try:
-            return json.loads(value)
-        except ValueError:
-            continue
-    return text

@@ -13,6 +13,21 @@ KNOWN = {"max_epochs": 20, "image_size": None, "kl_weight": "auto", "fit": "stre
 def test_flags_are_read_as_monai_reads_them():
     words = ["training", "--max_epochs", "3", "--learning-rate=1e-4", "--resume", "True", "--dataset_dir", "/films"]
     assert flags(words) == {"max_epochs": 3, "learning_rate": 1e-4, "resume": True, "dataset_dir": "/films"}
+    assert flags(
+        ["--learning_rate", ".001", "--kl_weight", "auto", "--width", "None", "--channels=[8,16]", "--bf16"]
+    ) == {
+        "learning_rate": 0.001,
+        "kl_weight": "auto",
+        "width": None,
+        "channels": [8, 16],
+        "bf16": True,
+    }
+
+
+@pytest.mark.parametrize("word", ["false", "true", "no"])
+def test_a_switch_that_monai_would_read_as_text_is_refused(word: str):
+    with pytest.raises(InputError, match=f"^--resume must be True or False, not '{word}'$"):
+        check_settings(flags(["--resume", word]), KNOWN)
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("max_epoch", "max_epochs"), ("imagesize", "image_size")])
