@@ -204,6 +204,8 @@ def create_model(
     for name, value in network.items():
         if value is not None and json.loads(json.dumps(value)) != own.get(name):
             raise InputError(f"{name} {value} contradicts the weights file, which has {own.get(name)}")
+    if model.scorer is not None:
+        model.scorer.requires_grad_(False)  # its critic takes no part in the training of the network
     return model
 
 

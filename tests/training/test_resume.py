@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,8 +40,9 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "model.pt", weights_only=True)
 
 
-def run_and_kill(tiny, output: str, iteration: int) -> None:
-    command = [sys.executable, "-c", KILLED_RUN, *map(json.dumps, (tiny.config, iteration, tiny.settings(output)))]
+def run_and_kill(tiny, output: str, iteration: int, **settings: Any) -> None:
+    arguments = tiny.config, iteration, tiny.settings(output, **settings)
+    command = [sys.executable, "-c", KILLED_RUN, *map(json.dumps, arguments)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     time.sleep(1.1)  # TensorBoard orders event files by the second in their name; no real restart is faster
 

@@ -7,8 +7,6 @@ import io
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -134,17 +132,7 @@ def test_a_folder_may_mix_png_dicom_and_nifti(tiny):
 
 def test_two_processes_train_as_one(tiny):
     """torchrun with two gloo ranks: one run folder, and the metrics that one process finds on the same weights."""
-    config = Path(tiny.config)
-    files = f"['{config}','{config.with_name('multi_gpu_train.json')}']"
-    words = [f"--{name}={value}" for name, value in tiny.settings("two", max_epochs=2).items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += ["-m", "monai.bundle", "run", "training", "--config_file", files, *words]
-    # A rank that exits while a thread of gloo still holds a tensor aborts, seldom; a long switch interval of the
-    # interpreter makes that frequent.
-    (tiny.folder / "sitecustomize.py").write_text("import sys; sys.setswitchinterval(20)")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tiny.folder)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
+    tiny.two_processes("two", max_epochs=2)
     log = rows(tiny.folder / "two")
     assert [row["epoch"] for row in log] == ["1", "2"]
     best = max(float(row["val/psnr"]) for row in log)
