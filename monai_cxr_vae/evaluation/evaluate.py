@@ -21,9 +21,8 @@ from monai_cxr_vae.evaluation.metrics import (
     bits_per_dimension,
     kl_per_unit,
     multiscale_structural_similarity,
-    structural_similarity,
 )
-from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
+from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
 
 _logger = logging.getLogger(__name__)
 

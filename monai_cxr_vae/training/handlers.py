@@ -193,11 +193,11 @@ class FitStatistics:
     """Writes into the best weights, when a run ends, what only a pass over the films can tell.
 
     ``sigma``: root mean square error of reconstructions from sampled latents of the validation films, the decoder's
-    standard deviation in the evidence lower bound. ``latent_mean`` and ``latent_covariance``: of the training films'
-    posterior means, for a vector of latents. ``scorer``: fitted to the training films and told against the validation
-    films (:func:`monai_cxr_vae.scoring.fit_scorer`), for a vector of latents; a critic of the weights that the run went
-    on from is kept; TensorBoard then shows heat maps of eight validation films. ``training``: a summary for the model
-    card.
+    standard deviation in the evidence lower bound; padding does not count. ``latent_mean`` and ``latent_covariance``:
+    of the training films' posterior means, for a vector of latents. ``scorer``: fitted to the training films and told
+    against the validation films (:func:`monai_cxr_vae.scoring.fit_scorer`), for a vector of latents and at least ten
+    training films; a critic of the weights that the run went on from is kept; TensorBoard then shows heat maps of eight
+    validation films. ``training``: a summary for the model card.
 
     Args:
         weights: the run's weights file.
@@ -254,8 +254,8 @@ def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: Film
         model.latent_mean.copy_(mu.mean(0))
         model.latent_covariance.copy_(torch.cov(mu.T).reshape(model.latent_covariance.shape))
     noise, squares = torch.Generator().manual_seed(0), []
-    for images in val_dataset.batches():
+    for images, masks in zip(val_dataset.batches(), val_dataset.masks().split(64), strict=True):
         mean, logvar = model.encode(images)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=noise)
-        squares.append((model.decode(z) - images).square().flatten(1).mean(1))
+        squares.append(((model.decode(z) - images).square() * masks).flatten(1).sum(1) / masks.flatten(1).sum(1))
     model.sigma.copy_(torch.cat(squares).double().mean().sqrt())
