@@ -186,22 +186,22 @@ def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
 
 
 def create_model(
-    weights: str | os.PathLike | None = None, preset: str = "vector", fit: str = "stretch", **network: Any
+    weights: str | os.PathLike | None = None, preset: str | None = None, fit: str | None = None, **network: Any
 ) -> RadiographVAE:
     """A new network, or the one of a weights file to go on from (fine-tuning).
 
     Args:
-        weights: file or preset's name; its network and geometry then hold. None for a new network.
-        preset, fit, **network: see :class:`RadiographVAE`.
+        weights: file or shipped file's name; its network and geometry then hold. None for a new network.
+        preset, fit, **network: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
 
     Raises:
         InputError: an argument that contradicts the weights file.
     """
     if weights is None:
-        return RadiographVAE(preset, fit, **network)
+        return RadiographVAE(preset or "vector", fit or "stretch", **network)
     model = load_model(weights)
-    own = model.settings["network"]
-    for name, value in network.items():
+    own = model.settings["network"] | model.settings["preprocessing"]
+    for name, value in {"preset": preset, "fit": fit, **network}.items():
         if value is not None and json.loads(json.dumps(value)) != own.get(name):
             raise InputError(f"{name} {value} contradicts the weights file, which has {own.get(name)}")
     if model.scorer is not None:

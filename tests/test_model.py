@@ -123,9 +123,15 @@ def test_sampling_before_the_statistics_are_fitted_says_so():
 
 
 def test_fine_tuning_keeps_the_network_of_the_weights(model: RadiographVAE, weights: Path):
-    assert_same_network(create_model(weights, latent_size=4), model)
-    with pytest.raises(InputError, match="latent_size 8 contradicts the weights file, which has 4"):
-        create_model(weights, latent_size=8)
+    assert_same_network(create_model(weights, latent_size=4, preset="vector", fit="letterbox"), model)
+    for name, value, own in (("latent_size", 8, 4), ("preset", "compact", "vector"), ("fit", "stretch", "letterbox")):
+        with pytest.raises(InputError, match=f"^{name} {value} contradicts the weights file, which has {own}$"):
+            create_model(weights, **{name: value})
+
+
+def test_a_new_network_has_the_default_preset_and_fit():
+    model = create_model(**TINY)
+    assert (model.settings["network"]["preset"], model.fit) == ("vector", "stretch")
 
 
 @pytest.mark.parametrize("arguments", [{"preset": "huge"}, {"fit": "crop"}, {"image_size": 63}, {"stride": 8}])
