@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from scipy import stats
 
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.model import RadiographVAE, create_model, save_model
+from monai_cxr_vae.model import RadiographVAE, create_model, save_model, save_state, weights_file
 
 TINY = {"image_size": 16, "latent_size": 4, "channels": (8,), "width": 16}
 
@@ -90,6 +92,45 @@ def test_what_is_no_weights_file_is_one_clear_error(tmp_path: Path, content: byt
         load_model(path)
     with pytest.raises(InputError, match=r"no weights file"):
         load_model(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize(
+    "settings", ["text", [], {"version": 1}, {"version": 1, "network": {"preset": "vector"}, "preprocessing": None}]
+)
+def test_damaged_settings_are_one_clear_error(weights: Path, settings: object):
+    state = torch.load(weights, weights_only=True)
+    if settings != "text":
+        settings = torch.frombuffer(bytearray(json.dumps(settings).encode()), dtype=torch.uint8)
+    torch.save(state | {"_extra_state": settings}, weights)
+    with pytest.raises(InputError, match="settings are damaged"):
+        load_model(weights)
+
+
+def test_weights_that_are_not_finite_are_refused_and_missing_statistics_are_not(model: RadiographVAE, weights: Path):
+    model.sigma.fill_(float("nan"))
+    save_model(model, weights)
+    load_model(weights)
+    torch.nn.init.constant_(next(model.parameters()), float("nan"))
+    save_model(model, weights)
+    with pytest.raises(InputError, match="holds weights that are not finite"):
+        load_model(weights)
+
+
+def test_a_folder_does_not_hide_the_name_of_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spatial").mkdir()
+    assert weights_file("spatial").parts[-2:] == ("models", "spatial.pt")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(state: object, file: io.BufferedWriter) -> None:
+        file.write(b"some")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        save_state({}, tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_scripted_network_is_the_network(model: RadiographVAE):
