@@ -124,7 +124,7 @@ def datalist(
     if not chosen or len(chosen) == len(films):
         number = len(set(patients))
         raise InputError(
-            f"{len(films)} films of {number} patient{'s' * (number > 1)} (as file names, headers or a manifest tell) in "
+            f"{len(films)} films of {number} patient{'s' * (number > 1)} (as names, headers or a manifest tell) in "
             f"{dataset_dir} are too few to split; give val_dataset_dir"
         )
     return [{"image": str(path)} for path in chosen]
