@@ -167,7 +167,7 @@ def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
     """Open a weights file as a network in evaluation mode.
 
     Args:
-        path: a file, the name of a shipped preset, or None for the shipped default.
+        path: a file, the name of a shipped weights file, or None for the shipped default.
 
     Raises:
         InputError: no such file, or not a weights file of this package.
@@ -182,28 +182,32 @@ def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{file} does not hold the weights of the network that it describes") from error
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise InputError(f"{file} holds weights that are not finite")
     return model.eval()
 
 
 def create_model(
-    weights: str | os.PathLike | None = None, preset: str = "vector", fit: str = "stretch", **network: Any
+    weights: str | os.PathLike | None = None, preset: str | None = None, fit: str | None = None, **network: Any
 ) -> RadiographVAE:
     """A new network, or the one of a weights file to go on from (fine-tuning).
 
     Args:
-        weights: file or preset's name; its network and geometry then hold. None for a new network.
-        preset, fit, **network: see :class:`RadiographVAE`.
+        weights: file or shipped file's name; its network and geometry then hold. None for a new network.
+        preset, fit, **network: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
 
     Raises:
         InputError: an argument that contradicts the weights file.
     """
     if weights is None:
-        return RadiographVAE(preset, fit, **network)
+        return RadiographVAE(preset or "vector", fit or "stretch", **network)
     model = load_model(weights)
-    own = model.settings["network"]
-    for name, value in network.items():
+    own = model.settings["network"] | model.settings["preprocessing"]
+    for name, value in {"preset": preset, "fit": fit, **network}.items():
         if value is not None and json.loads(json.dumps(value)) != own.get(name):
             raise InputError(f"{name} {value} contradicts the weights file, which has {own.get(name)}")
+    if model.scorer is not None:
+        model.scorer.requires_grad_(False)  # its critic takes no part in the training of the network
     return model
 
 
@@ -226,19 +230,22 @@ def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def weights_file(path: str | os.PathLike | None = None) -> Path:
-    """The weights file that a path, a preset's name or None (the shipped default) stands for."""
+    """The weights file that a path, a shipped file's name or None (the shipped default) stands for."""
     models = Path(bundle_root()) / "models"
     if path is None:
         path = models / "model.pt"
-    elif not Path(path).exists() and (models / f"{path}.pt").is_file():
+    elif not Path(path).is_file() and (models / f"{path}.pt").is_file():
         path = models / f"{path}.pt"
     if not Path(path).is_file():
         raise InputError(f"no weights file {path}")
@@ -255,11 +262,12 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _decode_settings(state: Tensor) -> dict[str, Any]:
+def _decode_settings(state: Any) -> dict[str, Any]:
     try:
         settings = json.loads(bytes(state.cpu().numpy().tobytes()))
-    except ValueError as error:
+        version, _ = settings["version"], (settings["network"]["preset"], settings["preprocessing"]["fit"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError("the weights file's settings are damaged") from error
-    if settings.get("version") != FORMAT_VERSION:
-        raise InputError(f"weights file of version {settings.get('version')}; this program reads {FORMAT_VERSION}")
+    if version != FORMAT_VERSION:
+        raise InputError(f"weights file of version {version}; this program reads {FORMAT_VERSION}")
     return settings

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
+import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import torch
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.bundle import run as bundle_run
 
@@ -29,17 +31,39 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _available(value: Any) -> bool:
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+
+
 COUNT = (lambda v: _integer(v) and v > 0, "a whole number above 0")
 POSITIVE = (lambda v: _number(v) and v > 0, "a number above 0")
 NATURAL = (lambda v: _integer(v) and v >= 0, "a whole number from 0")
 SWITCH = (lambda v: isinstance(v, bool), "True or False")
+PATH = (lambda v: isinstance(v, str), "a path (write ./2024 for a folder called 2024)")
 
 # What a top-level setting must be. null is allowed where the config's own default is null.
 KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "image_size": COUNT,
     "latent_size": COUNT,
+    "channels": (
+        lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_integer(c) and c > 0 for c in v),
+        "a list of whole numbers above 0, as [16,32]",
+    ),
     "width": COUNT,
     "stride": COUNT,
+    "dataset_dir": PATH,
+    "val_dataset_dir": PATH,
+    "train_dataset_dir": PATH,
+    "output_dir": PATH,
+    "cache_dir": PATH,
+    "weights": PATH,
+    "metrics_csv": PATH,
+    "val_fraction": (lambda v: _number(v) and 0 < v < 1, "a number between 0 and 1"),
+    "device": (lambda v: isinstance(v, str) and _available(v), "cpu, or cuda on a machine that has it"),
     "batch_size": COUNT,
     "max_epochs": COUNT,
     "val_interval": COUNT,
@@ -87,6 +111,16 @@ def start() -> None:
     check_settings(given, known)
 
 
+def check_ranks() -> None:
+    """Refuse to train as one of several processes that nobody has started.
+
+    Raises:
+        InputError: there is no process group, and the environment does not describe one.
+    """
+    if "RANK" not in os.environ and not torch.distributed.is_initialized():
+        raise InputError("multi_gpu_train.json is for several processes: start this with torchrun")
+
+
 def flags(words: list[str]) -> dict[str, Any]:
     """The ``--name value`` and ``--name=value`` pairs of a command line, values as MONAI will read them."""
     found: dict[str, Any] = {}
@@ -95,7 +129,7 @@ def flags(words: list[str]) -> dict[str, Any]:
             name, equals, value = word[2:].partition("=")
             if not equals:
                 value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else "True"
-            found[name.replace("-", "_")] = _literal(value)
+            found[name.replace("-", "_")] = DefaultParseValue(value)
     return found
 
 
@@ -128,12 +162,3 @@ def input_error(error: BaseException | None) -> InputError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _literal(text: str) -> Any:
-    for value in (text, {"True": "true", "False": "false", "None": "null"}.get(text, "")):
-        try:
-            return json.loads(value)
-        except ValueError:
-            continue
-    return text

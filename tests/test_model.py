@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from scipy import stats
 
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.model import RadiographVAE, create_model, save_model
+from monai_cxr_vae.model import RadiographVAE, create_model, save_model, save_state, weights_file
 
 TINY = {"image_size": 16, "latent_size": 4, "channels": (8,), "width": 16}
 
@@ -92,6 +94,45 @@ def test_what_is_no_weights_file_is_one_clear_error(tmp_path: Path, content: byt
         load_model(tmp_path / "absent.pt")
 
 
+@pytest.mark.parametrize(
+    "settings", ["text", [], {"version": 1}, {"version": 1, "network": {"preset": "vector"}, "preprocessing": None}]
+)
+def test_damaged_settings_are_one_clear_error(weights: Path, settings: object):
+    state = torch.load(weights, weights_only=True)
+    if settings != "text":
+        settings = torch.frombuffer(bytearray(json.dumps(settings).encode()), dtype=torch.uint8)
+    torch.save(state | {"_extra_state": settings}, weights)
+    with pytest.raises(InputError, match="settings are damaged"):
+        load_model(weights)
+
+
+def test_weights_that_are_not_finite_are_refused_and_missing_statistics_are_not(model: RadiographVAE, weights: Path):
+    model.sigma.fill_(float("nan"))
+    save_model(model, weights)
+    load_model(weights)
+    torch.nn.init.constant_(next(model.parameters()), float("nan"))
+    save_model(model, weights)
+    with pytest.raises(InputError, match="holds weights that are not finite"):
+        load_model(weights)
+
+
+def test_a_folder_does_not_hide_the_name_of_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spatial").mkdir()
+    assert weights_file("spatial").parts[-2:] == ("models", "spatial.pt")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(state: object, file: io.BufferedWriter) -> None:
+        file.write(b"some")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        save_state({}, tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_scripted_network_is_the_network(model: RadiographVAE):
     x = torch.rand(2, 1, 16, 16)
     scripted = torch.jit.script(model)
@@ -123,9 +164,15 @@ def test_sampling_before_the_statistics_are_fitted_says_so():
 
 
 def test_fine_tuning_keeps_the_network_of_the_weights(model: RadiographVAE, weights: Path):
-    assert_same_network(create_model(weights, latent_size=4), model)
-    with pytest.raises(InputError, match="latent_size 8 contradicts the weights file, which has 4"):
-        create_model(weights, latent_size=8)
+    assert_same_network(create_model(weights, latent_size=4, preset="vector", fit="letterbox"), model)
+    for name, value, own in (("latent_size", 8, 4), ("preset", "compact", "vector"), ("fit", "stretch", "letterbox")):
+        with pytest.raises(InputError, match=f"^{name} {value} contradicts the weights file, which has {own}$"):
+            create_model(weights, **{name: value})
+
+
+def test_a_new_network_has_the_default_preset_and_fit():
+    model = create_model(**TINY)
+    assert (model.settings["network"]["preset"], model.fit) == ("vector", "stretch")
 
 
 @pytest.mark.parametrize("arguments", [{"preset": "huge"}, {"fit": "crop"}, {"image_size": 63}, {"stride": 8}])

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.startup import check_settings, flags, input_error
 
 KNOWN = {"max_epochs": 20, "image_size": None, "kl_weight": "auto", "fit": "stretch", "resume": False, "my_own": 3}
+KNOWN |= {"channels": None, "val_fraction": 0.1, "dataset_dir": "$films()", "weights": None, "device": "$device()"}
 
 
 def test_flags_are_read_as_monai_reads_them():
     words = ["training", "--max_epochs", "3", "--learning-rate=1e-4", "--resume", "True", "--dataset_dir", "/films"]
     assert flags(words) == {"max_epochs": 3, "learning_rate": 1e-4, "resume": True, "dataset_dir": "/films"}
+    assert flags(
+        ["--learning_rate", ".001", "--kl_weight", "auto", "--width", "None", "--channels=[8,16]", "--bf16"]
+    ) == {
+        "learning_rate": 0.001,
+        "kl_weight": "auto",
+        "width": None,
+        "channels": [8, 16],
+        "bf16": True,
+    }
+
+
+@pytest.mark.parametrize("word", ["false", "true", "no"])
+def test_a_switch_that_monai_would_read_as_text_is_refused(word: str):
+    with pytest.raises(InputError, match=f"^--resume must be True or False, not '{word}'$"):
+        check_settings(flags(["--resume", word]), KNOWN)
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("max_epoch", "max_epochs"), ("imagesize", "image_size")])
@@ -29,6 +49,8 @@ def test_a_mistyped_setting_is_answered_with_the_nearest(name: str, nearest: str
         {"max_epochs": "$2 * 5"},
         {"train#trainer#max_epochs": "anything", "train::dataset": 1},
         {"my_own": "free"},
+        {"channels": [8, 16], "val_fraction": 0.2, "dataset_dir": "./2024", "weights": "spatial", "device": "cpu"},
+        {"channels": None, "weights": None},
         {"config_file": "a.json", "logging_file": False},
     ],
 )
@@ -48,11 +70,29 @@ def test_what_configs_know_passes(given: dict[str, object]):
         {"kl_weight": 0},
         {"fit": "crop"},
         {"resume": "maybe"},
+        {"channels": 8},
+        {"channels": []},
+        {"channels": [8, 0]},
+        {"val_fraction": 0},
+        {"val_fraction": 1},
+        {"dataset_dir": 2024},
+        {"weights": 5},
+        {"device": "gpu"},
+        {"device": "cuda:99"},
+        {"device": 0},
     ],
 )
 def test_a_bad_value_names_its_setting(given: dict[str, object]):
     with pytest.raises(InputError, match=f"^--{next(iter(given))} must be "):
         check_settings(given, KNOWN)
+
+
+def test_several_processes_must_be_started_as_such(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RANK", raising=False)
+    names = [str(Path(bundle_root()) / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
+    with pytest.raises(RuntimeError) as caught:
+        ConfigWorkflow(names, workflow_type="train", logging_file=False, device="cpu").initialize()
+    assert str(input_error(caught.value)).endswith("start this with torchrun")
 
 
 def test_the_users_error_is_found_behind_what_frameworks_raise():

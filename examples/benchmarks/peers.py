@@ -29,9 +29,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_cxr_vae.data import phantom_folder
-from monai_cxr_vae.evaluation.metrics import structural_similarity
 from monai_cxr_vae.losses import VAELoss, kl_divergence, mean_squared_error
-from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
+from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
 from monai_cxr_vae.model import VectorRadiographVAE
 from monai_cxr_vae.training import Augmentation, parameter_groups
 

@@ -114,13 +114,19 @@ def datalist(
     films = find_films(dataset_dir)
     manifest = _read_manifest(Path(dataset_dir))
 
-    def validates(path: Path) -> bool:
-        digest = hashlib.sha256(f"{seed}\x1f{patient_of(path, Path(dataset_dir), manifest)}".encode())
+    patients = [patient_of(path, Path(dataset_dir), manifest) for path in films]
+
+    def validates(patient: str) -> bool:
+        digest = hashlib.sha256(f"{seed}\x1f{patient}".encode())
         return int.from_bytes(digest.digest()[:8]) < val_fraction * 2**64
 
-    chosen = [path for path in films if validates(path) == (section == "validation")]
+    chosen = [f for f, patient in zip(films, patients, strict=True) if validates(patient) == (section == "validation")]
     if not chosen or len(chosen) == len(films):
-        raise InputError(f"{len(films)} films in {dataset_dir} are too few to split; give val_dataset_dir")
+        number = len(set(patients))
+        raise InputError(
+            f"{len(films)} films of {number} patient{'s' * (number > 1)} (as names, headers or a manifest tell) in "
+            f"{dataset_dir} are too few to split; give val_dataset_dir"
+        )
     return [{"image": str(path)} for path in chosen]
 
 

@@ -15,15 +15,14 @@ from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation import baselines
-from monai_cxr_vae.evaluation.figures import draw_curves, draw_reconstructions
+from monai_cxr_vae.evaluation.figures import draw_curves, draw_reconstructions, read_log
 from monai_cxr_vae.evaluation.metrics import (
     Bootstrap,
     bits_per_dimension,
     kl_per_unit,
     multiscale_structural_similarity,
-    structural_similarity,
 )
-from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
+from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
 
 _logger = logging.getLogger(__name__)
 
@@ -71,10 +70,12 @@ def evaluate(
         (absent when no grid fits), ``bicubic``, ``low_pass_dct`` and ``best_dct``: numbers.
 
     Raises:
-        InputError: fewer than two films, of which no spread can be told.
+        InputError: fewer than two films, of which no spread can be told, or ``metrics_csv`` is no log of a training.
     """
     if len(films) < 2:
         raise InputError("an evaluation needs at least two films")
+    if metrics_csv is not None:
+        read_log(metrics_csv)
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     if masks is not None and bool(masks.all()):

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation.metrics import cut
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared
@@ -70,7 +71,7 @@ def draw_curves(
         metrics_csv: log of a training run with a column ``epoch``; drawn are those of ``train/mse``, ``train/kl``,
             ``val/kl`` and ``val/psnr`` that it has.
     """
-    log = _read_log(metrics_csv) if metrics_csv is not None else {}
+    log = read_log(metrics_csv) if metrics_csv is not None else {}
     rows = 2 if log else 1
     figure = Figure(figsize=(10, 3.6 * rows), dpi=150, layout="constrained")
     grid = figure.add_gridspec(rows, 6)
@@ -83,14 +84,25 @@ def draw_curves(
     figure.savefig(path)
 
 
-def _read_log(path: str | os.PathLike) -> dict[str, list[tuple[float, float]]]:
-    """(epoch, value) of each column; rows that lack it are left out."""
+def read_log(path: str | os.PathLike) -> dict[str, list[tuple[float, float]]]:
+    """(epoch, value) of each column of a training's ``metrics.csv``; rows that lack it are left out.
+
+    Raises:
+        InputError: no such file, or no log of a training.
+    """
     log: dict[str, list[tuple[float, float]]] = {}
-    with open(path, newline="") as lines:  # noqa: PTH123
-        for row in csv.DictReader(lines):
-            for name, value in row.items():
-                if value and name != "epoch":
-                    log.setdefault(name, []).append((float(row["epoch"]), float(value)))
+    try:
+        with open(path, newline="") as lines:  # noqa: PTH123
+            for row in csv.DictReader(lines):
+                for name, value in row.items():
+                    if value and name != "epoch":
+                        log.setdefault(name, []).append((float(row["epoch"]), float(value)))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is not the metrics.csv of a training") from error
+    if "train/mse" not in log:
+        raise InputError(f"{path} is not the metrics.csv of a training")
     return log
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monai_cxr_vae.scoring.fit import FEWEST_FILMS, calibrate, check_films, detail_films, fit_scorer
-from monai_cxr_vae.scoring.score import Scores, score
+from monai_cxr_vae.scoring.score import Scores, is_fitted, score
 from monai_cxr_vae.scoring.transforms import AddDetaild, ScoreRadiographd
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "check_films",
     "detail_films",
     "fit_scorer",
+    "is_fitted",
     "score",
 ]

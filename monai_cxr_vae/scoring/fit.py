@@ -18,7 +18,7 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
 from monai_cxr_vae.networks.critic import Critic
 from monai_cxr_vae.networks.scorer import DETAIL, FEATURES, Aspects, Scorer, distance
-from monai_cxr_vae.scoring.score import examine
+from monai_cxr_vae.scoring.score import examine, is_fitted
 from monai_cxr_vae.transforms import FitToSquared
 
 FOLDS = 5
@@ -98,10 +98,10 @@ def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
     """Tell a fitted model's p-values and heat maps against these normal films from now on.
 
     Raises:
-        InputError: the model has no scorer, or there are no films.
+        InputError: the model has no fitted scorer, or there are no films.
     """
     scorer = model.scorer
-    if scorer is None:
+    if scorer is None or not is_fitted(model):
         raise InputError("these weights have no scores to calibrate; a finished training run fits them")
     if not len(films):
         raise InputError("a calibration needs films")

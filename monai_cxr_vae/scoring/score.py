@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -76,9 +77,14 @@ def fitted(model: RadiographVAE) -> Scorer:
     Raises:
         InputError: there is none, or it has nothing to tell p-values against.
     """
-    if model.scorer is None or not len(model.scorer.quality_calibration):
+    if not is_fitted(model):
         raise InputError("these weights are not calibrated for scores; a finished training run or `calibrate` does it")
-    return model.scorer
+    return cast(Scorer, model.scorer)
+
+
+def is_fitted(model: RadiographVAE) -> bool:
+    """Whether the model can score films: an unfinished run leaves at most a critic."""
+    return model.scorer is not None and len(model.scorer.quality_calibration) > 0
 
 
 def examine(model: RadiographVAE, scorer: Scorer, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> Aspects:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from monai_cxr_vae.data.pictures import overlay
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.losses import VAELoss, collapse_limit
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
-from monai_cxr_vae.networks.scorer import DETAIL
+from monai_cxr_vae.networks.scorer import DETAIL, Scorer
 from monai_cxr_vae.scoring import FEWEST_FILMS, detail_films, fit_scorer, score
 
 logger = logging.getLogger(__name__)
@@ -157,15 +158,46 @@ class Posterior:
         output["mask"] = batch["mask"].to(output["image"].device)
 
 
+class ForgetStatistics:
+    """Takes from a network, when a run starts, what only holds for the weights that it went on from; a critic stays.
+
+    A run that is killed then leaves weights that say so, and not the statistics of others. Attach it before
+    :class:`Checkpoints`.
+
+    Args:
+        network: the trained network.
+        averaged: running average of its weights.
+    """
+
+    def __init__(self, network: RadiographVAE, averaged: AveragedModel) -> None:
+        self.models = network, cast(RadiographVAE, averaged.module)
+
+    def attach(self, engine: Workflow) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        for model in self.models:
+            model.sigma.fill_(math.nan)
+            if model.fits_latents:
+                model.latent_mean.fill_(math.nan)
+                model.latent_covariance.fill_(math.nan)
+            model.settings["training"] = {}
+            critic = model.scorer.critic if model.scorer else None
+            model.scorer = None
+            if critic is not None:
+                model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0).to(model.sigma.device)
+                model.scorer.critic = critic
+
+
 class FitStatistics:
     """Writes into the best weights, when a run ends, what only a pass over the films can tell.
 
     ``sigma``: root mean square error of reconstructions from sampled latents of the validation films, the decoder's
-    standard deviation in the evidence lower bound. ``latent_mean`` and ``latent_covariance``: of the training films'
-    posterior means, for a vector of latents. ``scorer``: fitted to the training films and told against the validation
-    films (:func:`monai_cxr_vae.scoring.fit_scorer`), for a vector of latents; a critic of the weights that the run went
-    on from is kept; TensorBoard then shows heat maps of eight validation films. ``training``: a summary for the model
-    card.
+    standard deviation in the evidence lower bound; padding does not count. ``latent_mean`` and ``latent_covariance``:
+    of the training films' posterior means, for a vector of latents. ``scorer``: fitted to the training films and told
+    against the validation films (:func:`monai_cxr_vae.scoring.fit_scorer`), for a vector of latents and at least ten
+    training films; a critic of the weights that the run went on from is kept; TensorBoard then shows heat maps of eight
+    validation films. ``training``: a summary for the model card.
 
     Args:
         weights: the run's weights file.
@@ -193,7 +225,9 @@ class FitStatistics:
         if engine.state.rank == 0:
             model = load_model(self.weights)
             fit_statistics(model, self.dataset, self.val_dataset)
-            if model.fits_latents and len(self.dataset) >= FEWEST_FILMS:
+            if model.fits_latents and len(self.dataset) < FEWEST_FILMS:
+                logger.info("no scores: they need %d training films, not %d", FEWEST_FILMS, len(self.dataset))
+            elif model.fits_latents:
                 films, others = (detail_films(model, d.data, self.cache_dir) for d in (self.dataset, self.val_dataset))
                 fit_scorer(model, films, others, model.scorer.critic if model.scorer else None)
                 self._draw_heat(model, others, engine.state.epoch)
@@ -220,8 +254,8 @@ def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: Film
         model.latent_mean.copy_(mu.mean(0))
         model.latent_covariance.copy_(torch.cov(mu.T).reshape(model.latent_covariance.shape))
     noise, squares = torch.Generator().manual_seed(0), []
-    for images in val_dataset.batches():
+    for images, masks in zip(val_dataset.batches(), val_dataset.masks().split(64), strict=True):
         mean, logvar = model.encode(images)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=noise)
-        squares.append((model.decode(z) - images).square().flatten(1).mean(1))
+        squares.append(((model.decode(z) - images).square() * masks).flatten(1).sum(1) / masks.flatten(1).sum(1))
     model.sigma.copy_(torch.cat(squares).double().mean().sqrt())

@@ -15,6 +15,8 @@ def parameter_groups(network: VAE, learning_rate: float, weight_decay: float = 0
     The linear maps start as principal components; with thousands of inputs each, steps of the common size would lose
     that start in the first epoch, and decay would pull them off it.
 
+    Parameters that need no gradient are in no group.
+
     Args:
         network: a VAE whose linear maps are named ``linear_...``.
         learning_rate: of everything else; the linear maps get a tenth at 64 pixels and less at more, since a step of
@@ -25,6 +27,8 @@ def parameter_groups(network: VAE, learning_rate: float, weight_decay: float = 0
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         group = linear if name.startswith("linear_") else matrices if parameter.dim() > 1 else vectors
         group.append(parameter)
     return [

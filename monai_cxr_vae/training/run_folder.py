@@ -88,6 +88,7 @@ class Checkpoints:
         self.validator.state.best_metric = state["best_metric"]
         self.validator.state.best_metric_epoch = state["best_metric_epoch"]
         logger.info("resuming after epoch %d", state["epoch"])
+        self._stop_early(engine)
 
     def epoch_completed(self, engine: Workflow) -> None:
         epoch, best = engine.state.epoch, self.validator.state
@@ -105,7 +106,11 @@ class Checkpoints:
                 },
                 self.last,
             )
-        if self.patience and best.best_metric_epoch > 0 and epoch - best.best_metric_epoch >= self.patience:
+        self._stop_early(engine)
+
+    def _stop_early(self, engine: Workflow) -> None:
+        epoch, best = engine.state.epoch, self.validator.state.best_metric_epoch
+        if self.patience and best > 0 and epoch - best >= self.patience:
             logger.info("no better validation for %d epochs: stopping after epoch %d", self.patience, epoch)
             engine.terminate()
 

@@ -78,3 +78,10 @@ def test_a_folder_too_small_to_split_says_so(tmp_path: Path):
     write_film(tmp_path / "one.png")
     with pytest.raises(InputError, match="too few to split"):
         datalist(tmp_path, "training")
+
+
+def test_films_that_seem_to_be_of_one_patient_are_told_as_such(tmp_path: Path):
+    for i in range(30):
+        write_film(tmp_path / f"site2024_{i:04d}.png")
+    with pytest.raises(InputError, match=r"^30 films of 1 patient \(as .*\) in .* give val_dataset_dir$"):
+        datalist(tmp_path, "training")

@@ -52,6 +52,24 @@ def evaluated(films, tmp_path_factory):
     return evaluate(LinearModel(films[0]), films[1], films[0], folder, metrics_csv=log, batch_size=5), folder
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (None, "cannot read .*: No such file or directory"),
+        ("a,b\n1,2\n", "is not the metrics.csv of a training"),
+        ("epoch,train/fault\n1,2\n", "is not the metrics.csv of a training"),
+        ("epoch,train/mse\n1,much\n", "is not the metrics.csv of a training"),
+    ],
+)
+def test_a_log_of_no_training_is_refused_before_the_work(films, tmp_path, text, line):
+    log = tmp_path / "metrics.csv"
+    if text is not None:
+        log.write_text(text)
+    with pytest.raises(InputError, match=line):
+        evaluate(LinearModel(films[0]), films[1], None, tmp_path / "out", metrics_csv=log)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_file_holds_what_is_returned(evaluated):
     result, folder = evaluated
     text = (folder / "evaluation.json").read_text()

@@ -15,9 +15,8 @@ from monai_cxr_vae.evaluation.metrics import (
     cut,
     kl_per_unit,
     multiscale_structural_similarity,
-    structural_similarity,
 )
-from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
+from monai_cxr_vae.metrics import peak_signal_to_noise_ratio, structural_similarity
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,20 @@ class TinyRun:
         return create_workflow(
             config_file=self.config, workflow_type="train", logging_file=False, **self.settings(output, **settings)
         )
+
+    def two_processes(self, output: str = "run", **settings: Any) -> None:
+        """Trains with two gloo ranks of torchrun."""
+        config = Path(str(self.config))
+        files = f"['{config}','{config.with_name('multi_gpu_train.json')}']"
+        words = [f"--{name}={value}" for name, value in self.settings(output, **settings).items()]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+        command += ["-m", "monai.bundle", "run", "training", "--config_file", files, *words]
+        # A rank that exits while a thread of gloo still holds a tensor aborts, seldom; a long switch interval of the
+        # interpreter makes that frequent.
+        (self.folder / "sitecustomize.py").write_text("import sys; sys.setswitchinterval(20)")
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder)}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
 from monai_cxr_vae.networks import Scorer
 from monai_cxr_vae.networks.features import exposure, texture
-from monai_cxr_vae.scoring import detail_films, score
+from monai_cxr_vae.scoring import calibrate, detail_films, fit_scorer, is_fitted, score
 from monai_cxr_vae.scoring.faults import FAULTS
 from monai_cxr_vae.scoring.findings import FINDINGS
 from monai_cxr_vae.scoring.score import examine
@@ -287,19 +287,74 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_critic: TinyCriticRun):
     assert str(input_error(error.value)).startswith("cannot resume with another left_out")
 
 
-@pytest.mark.training
-def test_training_the_network_on_keeps_its_critic(tiny_critic: TinyCriticRun, tiny: TinyRun):
-    weights = tiny.folder / "scored.pt"
-    model = model_with_critic(tiny.folder / "vae.pt")
+@pytest.fixture
+def scored(tiny: TinyRun) -> Path:
+    """Weights of a small network with statistics, a critic and a calibration."""
+    model, data = vae(), [{"image": str(path)} for path in sorted((tiny.folder / "train").iterdir())]
+    films = detail_films(model, data, tiny.folder / "cache")
+    model.scorer = Scorer(16, 4, critic=True, films=0).eval()
     model.scorer.critic.whiten(torch.randn(20, 15))
-    save_model(model, weights)
-    network = dict.fromkeys(("image_size", "latent_size", "channels", "width"))
-    tiny.workflow(weights=str(weights), max_epochs=1, **network).run()
-    before, after = torch.load(weights, weights_only=True), final_weights(tiny.folder / "run")
+    fit_scorer(model, films, films, model.scorer.critic)
+    model.sigma.fill_(0.5)
+    model.latent_mean.zero_()
+    model.latent_covariance.copy_(torch.eye(4))
+    model.settings["training"] = {"seed": 99}
+    save_model(model, tiny.folder / "scored.pt")
+    return tiny.folder / "scored.pt"
+
+
+OF_THE_WEIGHTS = dict.fromkeys(("image_size", "latent_size", "channels", "width"))
+
+
+@pytest.mark.training
+def test_training_the_network_on_keeps_its_critic(scored: Path, tiny: TinyRun):
+    tiny.workflow(weights=str(scored), **OF_THE_WEIGHTS).run()
+    before, after = torch.load(scored, weights_only=True), final_weights(tiny.folder / "run")
     assert_same(critic_of(before), critic_of(after))
     assert critic_of(after)
     assert not torch.equal(before["linear_encoder.weight"], after["linear_encoder.weight"])
     assert len(after["scorer.quality_calibration"]) == 10
+    assert float(after["sigma"]) > 0
+    assert float(after["sigma"]) != 0.5
+
+
+@pytest.mark.training
+def test_two_processes_train_weights_with_a_critic_on(scored: Path, tiny: TinyRun):
+    tiny.two_processes(weights=str(scored), max_epochs=1, **OF_THE_WEIGHTS)
+    before, after = torch.load(scored, weights_only=True), final_weights(tiny.folder / "run")
+    assert_same(critic_of(before), critic_of(after))
+    assert not torch.equal(before["linear_encoder.weight"], after["linear_encoder.weight"])
+
+
+@pytest.mark.training
+def test_weights_of_an_unfinished_run_have_no_statistics_of_the_old_ones(scored: Path, tiny: TinyRun):
+    settings = {"weights": str(scored), **OF_THE_WEIGHTS}
+    run_and_kill(tiny, "killed", 8, **settings)
+    model = load_model(tiny.folder / "killed" / "model.pt")
+    with pytest.raises(InputError, match="not fitted"):
+        model.sample(1)
+    with pytest.raises(InputError, match="not calibrated"):
+        score(model, torch.rand(1, 1, 16, 16), torch.rand(1, 1, 32, 32))
+    with pytest.raises(InputError, match="no scores to calibrate"):
+        calibrate(model, detail_films(model, [{"image": str(tiny.folder / "val" / "0.png")}], tiny.folder / "cache"))
+    assert model.sigma.isnan()
+    assert model.settings["training"] == {}
+    tiny.workflow("killed", resume=True, **settings).run()
+    tiny.workflow("whole", **settings).run()
+    assert_same(final_weights(tiny.folder / "whole"), final_weights(tiny.folder / "killed"))
+
+
+@pytest.mark.training
+def test_too_few_films_for_scores_leave_none(scored: Path, tiny: TinyRun, caplog: pytest.LogCaptureFixture):
+    for i in range(5, 20):
+        (tiny.folder / "train" / f"{i}.png").unlink()
+    with caplog.at_level("INFO", "monai_cxr_vae"):
+        tiny.workflow(weights=str(scored), max_epochs=1, **OF_THE_WEIGHTS).run()
+    assert "no scores: they need 10 training films, not 5" in caplog.text
+    model = load_model(tiny.folder / "run" / "model.pt")
+    assert not is_fitted(model)
+    assert model.sigma.isfinite()
+    assert_same(critic_of(torch.load(scored, weights_only=True)), critic_of(model.state_dict()))
 
 
 def test_a_grid_of_latents_has_no_scores(tmp_path: Path):

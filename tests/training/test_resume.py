@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,8 +39,9 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "model.pt", weights_only=True)
 
 
-def run_and_kill(tiny, output: str, iteration: int) -> None:
-    command = [sys.executable, "-c", KILLED_RUN, *map(json.dumps, (tiny.config, iteration, tiny.settings(output)))]
+def run_and_kill(tiny, output: str, iteration: int, **settings: Any) -> None:
+    arguments = tiny.config, iteration, tiny.settings(output, **settings)
+    command = [sys.executable, "-c", KILLED_RUN, *map(json.dumps, arguments)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     time.sleep(1.1)  # TensorBoard orders event files by the second in their name; no real restart is faster
 
@@ -99,8 +100,12 @@ def test_the_best_weights_survive_a_resume(tiny):
     assert_same({name: weights[name] for name in parameters}, {name: after[name] for name in parameters})
 
 
-def test_early_stopping_ends_the_run(tiny):
-    tiny.workflow(learning_rate=1e-12, max_epochs=20, patience=3).run()
-    with (tiny.folder / "run" / "metrics.csv").open() as lines:
-        epochs = len(list(csv.DictReader(lines)))
-    assert epochs < 20
+def test_early_stopping_ends_the_run_for_good(tiny):
+    settings = {"learning_rate": 1e-12, "max_epochs": 20, "patience": 3}
+    tiny.workflow(**settings).run()
+    metrics = tiny.folder / "run" / "metrics.csv"
+    before, weights = metrics.read_bytes(), final_weights(tiny.folder / "run")
+    assert len(before.splitlines()) < 20
+    tiny.workflow(**settings, resume=True).run()
+    assert metrics.read_bytes() == before
+    assert_same(weights, final_weights(tiny.folder / "run"))

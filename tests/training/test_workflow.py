@@ -7,8 +7,6 @@ import io
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -23,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.data.phantom import write_phantoms
+from monai_cxr_vae.metrics import structural_similarity
 from monai_cxr_vae.startup import input_error
 from monai_cxr_vae.training import Augmentation, UpdateAverage
 
@@ -51,6 +50,27 @@ def test_statistics_are_those_of_the_films(tiny):
     np.testing.assert_allclose(model.latent_covariance.numpy(), np.cov(mu.T), atol=1e-4)
     assert float(model.sigma) == pytest.approx(torch.stack(draws).square().mean().sqrt().item(), rel=0.1)
     assert model.settings["training"]["batch_size"] == 8
+
+
+def test_padding_counts_neither_in_sigma_nor_in_a_metric(tiny):
+    for path in (tiny.folder / "val").iterdir():
+        film = np.asarray(Image.open(path))
+        Image.fromarray(np.tile(film, (2, 1))).save(path)
+    tiny.workflow(fit="letterbox", image_size=32).run()
+    model = load_model(tiny.folder / "run" / "model.pt")
+    films = torch.stack([model.preprocess(read_radiograph(path))[0] for path in (tiny.folder / "val").iterdir()])
+    inside = slice(8, 24)  # a film twice as high as wide
+    assert not films[..., :8].any()
+    assert not films[..., 24:].any()
+    with torch.no_grad():
+        mu, logvar = model.encode(films)
+        draws = [model.decode(mu + (0.5 * logvar).exp() * torch.randn_like(mu)) - films for _ in range(200)]
+        error = torch.stack(draws)[..., inside].square().mean().sqrt()
+        shown = model.reconstruct(films)[..., inside]
+    assert float(model.sigma) == pytest.approx(float(error), rel=0.05)
+    best = max(rows(tiny.folder / "run"), key=lambda row: float(row["val/psnr"]))
+    ssim = structural_similarity(shown, films[..., inside]).mean()
+    assert float(best["val/ssim"]) == pytest.approx(float(ssim), abs=0.001)
 
 
 def test_heat_maps_of_validation_films_can_be_seen(tiny):
@@ -134,17 +154,7 @@ def test_a_folder_may_mix_png_dicom_and_nifti(tiny):
 
 def test_two_processes_train_as_one(tiny):
     """torchrun with two gloo ranks: one run folder, and the metrics that one process finds on the same weights."""
-    config = Path(tiny.config)
-    files = f"['{config}','{config.with_name('multi_gpu_train.json')}']"
-    words = [f"--{name}={value}" for name, value in tiny.settings("two", max_epochs=2).items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += ["-m", "monai.bundle", "run", "training", "--config_file", files, *words]
-    # A rank that exits while a thread of gloo still holds a tensor aborts, seldom; a long switch interval of the
-    # interpreter makes that frequent.
-    (tiny.folder / "sitecustomize.py").write_text("import sys; sys.setswitchinterval(20)")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tiny.folder)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
+    tiny.two_processes("two", max_epochs=2)
     log = rows(tiny.folder / "two")
     assert [row["epoch"] for row in log] == ["1", "2"]
     best = max(float(row["val/psnr"]) for row in log)
