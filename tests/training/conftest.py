@@ -37,6 +37,7 @@ class TinyRun:
             "batch_size": 8,
             "max_epochs": 4,
             "device": "cpu",
+            "num_threads": 1,  # the number changes last bits, and other processes of a test may count otherwise
         } | settings
 
     def workflow(self, output: str = "run", **settings: Any) -> ConfigWorkflow:
