@@ -123,7 +123,7 @@ def training(output_dir: str, pairs: int, image_size: int, batch_size: int, **se
         f"{place['FitStatistics']}#_disabled_": True,  # not a part of the steps, and impossible without a network
     }
     if "network_def" in settings:
-        settings[f"{place['LinearStart']}#_disabled_"] = True
+        settings |= {f"{place[name]}#_disabled_": True for name in ("LinearStart", "ForgetStatistics")}
     workflow = create_workflow(config_file=str(CONFIG), workflow_type="train", logging_file=False, **settings)
     workflow.initialize()
     return workflow

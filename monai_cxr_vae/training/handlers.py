@@ -161,16 +161,19 @@ class Posterior:
 class ForgetStatistics:
     """Takes from a network, when a run starts, what only holds for the weights that it went on from; a critic stays.
 
-    A run that is killed then leaves weights that say so, and not the statistics of others. Attach it before
+    A run that is killed then leaves weights that say so, and not the statistics of others. Scores stay where the films
+    are too few to fit others: a stock of films that begins with five keeps its ranking. Attach it before
     :class:`Checkpoints`.
 
     Args:
         network: the trained network.
         averaged: running average of its weights.
+        dataset: training films.
     """
 
-    def __init__(self, network: RadiographVAE, averaged: AveragedModel) -> None:
+    def __init__(self, network: RadiographVAE, averaged: AveragedModel, dataset: FilmDataset) -> None:
         self.models = network, cast(RadiographVAE, averaged.module)
+        self.fits_scores = len(dataset) >= FEWEST_FILMS
 
     def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.STARTED, self)
@@ -182,6 +185,8 @@ class ForgetStatistics:
                 model.latent_mean.fill_(math.nan)
                 model.latent_covariance.fill_(math.nan)
             model.settings["training"] = {}
+            if not self.fits_scores:
+                continue
             critic = model.scorer.critic if model.scorer else None
             model.scorer = None
             if critic is not None:
@@ -226,7 +231,8 @@ class FitStatistics:
             model = load_model(self.weights)
             fit_statistics(model, self.dataset, self.val_dataset)
             if model.fits_latents and len(self.dataset) < FEWEST_FILMS:
-                logger.info("no scores: they need %d training films, not %d", FEWEST_FILMS, len(self.dataset))
+                what = "scores stay those of the earlier weights; calibrate them anew" if model.scorer else "no scores"
+                logger.info("%s: they need %d training films, not %d", what, FEWEST_FILMS, len(self.dataset))
             elif model.fits_latents:
                 films, others = (detail_films(model, d.data, self.cache_dir) for d in (self.dataset, self.val_dataset))
                 fit_scorer(model, films, others, model.scorer.critic if model.scorer else None)
