@@ -312,8 +312,9 @@ def test_links_and_odd_files(tmp_path):
     write_film(tmp_path / "elsewhere", 2)
     (folder / "outside").symlink_to(tmp_path / "elsewhere")
     (folder / os.fsdecode(b"\xff\xfe name")).write_bytes(b"x" * 200)
-    result = run(folder, tmp_path / "out")
+    result = run(folder, tmp_path / "out", manifest_paths=True)
     assert result.pop("exit code") == 0
+    assert "/in/\\udcff\\udcfe name" in (tmp_path / "out" / "manifest.csv").read_text(encoding="utf-8")
     assert {name: status(row) for name, row in result.items()} == {
         "deep/film": ("done", None),
         "loop": ("skipped", "not_a_file"),
