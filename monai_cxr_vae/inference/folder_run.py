@@ -494,10 +494,10 @@ class FolderRun:
         return self._manifest.current[index]["status"] if index in self._manifest.current else None
 
     def _is_whole(self, row: Row) -> bool:
-        """Whether the results of a row are there, at the size at which they were written."""
+        """Whether the results of a row are there, at the size at which they were written; older rows tell none."""
         for output in row["outputs"]:
             try:
-                if (self.output_dir / output["path"]).stat().st_size != output["size"]:
+                if (self.output_dir / output["path"]).stat().st_size != output.get("size"):
                     return False
             except OSError:
                 return False

@@ -294,6 +294,17 @@ def test_a_damaged_result_is_written_again(tmp_path):
     assert tree(output) == before
 
 
+def test_a_manifest_without_sizes_is_completed(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_film(folder / "a", 1)
+    result = run(folder, output)
+    journal = output / "manifest.jsonl"
+    row = json.loads(journal.read_text())
+    del row["outputs"][0]["size"]
+    journal.write_text(json.dumps(row) + "\n")
+    assert run(folder, output) == result
+
+
 def test_a_report_asked_for_later_has_its_pictures(tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
     write_film(folder / "a", 1)
