@@ -52,17 +52,18 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from monai_cxr_vae.startup import flags
+    from monai_cxr_vae.startup import KNOBS, PATH, flags
 
-    folder = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    settings = flags(rest) | _given(dataset_dir=folder, output_dir=arguments.output, weights=arguments.weights)
+    folder = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
+    paths = [name for name, check in KNOBS.items() if check is PATH]
+    settings = flags(rest, paths) | _given(dataset_dir=folder, output_dir=arguments.output, weights=arguments.weights)
     _run_config(["train.json"], "train", settings)
 
 
 def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
     # The spatial preset makes the better picture; what is written beside it needs scores, which it does not give.
     if arguments.objects == ["sc"] and (Path(bundle_root()) / "models" / "spatial.pt").is_file():
-        arguments.weights = arguments.weights or "spatial"
+        arguments.weights = arguments.weights or Path("spatial")
     _run_folder(arguments)
 
 
@@ -106,6 +107,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         output_dir=arguments.output,
         weights=arguments.weights,
         metrics_csv=arguments.metrics_csv,
+        skip_unreadable=arguments.skip_unreadable,
     )
     _run_config(["train.json", "evaluate.json"], "train", settings)
     print((arguments.output / "evaluation.json").read_text())
@@ -115,15 +117,13 @@ def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
     import cv2
     import numpy as np
 
-    from monai_cxr_vae.errors import OutputError
+    from monai_cxr_vae.files import write_whole
     from monai_cxr_vae.model import load_model
 
     films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for i, film in enumerate(films[:, 0].numpy()):
-        file = arguments.output / f"sample_{i:04d}.png"
-        if not cv2.imwrite(str(file), (film * 65535 + 0.5).astype(np.uint16)):
-            raise OutputError(f"{file} cannot be written")
+        png = cv2.imencode(".png", (film * 65535 + 0.5).astype(np.uint16))[1].tobytes()
+        write_whole(arguments.output / f"sample_{i:04d}.png", png)
     print(f"{len(films)} films in {arguments.output}")
 
 
@@ -136,7 +136,8 @@ def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.output.is_dir():
         raise InputError(f"{arguments.output} is a folder; name a file")
     model = load_model(arguments.weights)
-    films = detail_films(model, datalist(arguments.folder))
+    unreadable = arguments.output.with_name("unreadable.csv"), arguments.skip_unreadable
+    films = detail_films(model, datalist(arguments.folder), None, *unreadable)
     calibrate(model, films)
     save_model(model, arguments.output)
     print(f"{arguments.output}: {len(films)} films, so the smallest p-value is 1/{len(films) + 1}")
@@ -146,7 +147,8 @@ def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
     from monai_cxr_vae.inference.embed import embed
     from monai_cxr_vae.model import load_model
 
-    count = embed(load_model(arguments.weights), arguments.folder, arguments.output, arguments.paths)
+    model = load_model(arguments.weights)
+    count = embed(model, arguments.folder, arguments.output, arguments.paths, arguments.skip_unreadable)
     print(f"latents of {count} films in {arguments.output}")
 
 
@@ -168,17 +170,19 @@ def _run_config(names: list[str], workflow_type: str, settings: dict[str, Any]) 
         files = [str(configs / name) for name in names]
         check_settings(settings, ConfigParser.load_config_files(files))
         logging.disable(logging.INFO)  # MONAI tells which logging configuration it reads
-        workflow = ConfigWorkflow(
-            files, workflow_type=workflow_type, logging_file=str(configs / "logging.conf"), **settings
-        )
-        logging.disable(logging.NOTSET)
+        try:
+            workflow = ConfigWorkflow(
+                files, workflow_type=workflow_type, logging_file=str(configs / "logging.conf"), **settings
+            )
+        finally:
+            logging.disable(logging.NOTSET)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
 
 
 def _given(**settings: Any) -> dict[str, Any]:
-    return {n: str(v) if isinstance(v, Path) else v for n, v in settings.items() if v is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _parser() -> Parser:
@@ -189,7 +193,9 @@ def _parser() -> Parser:
         sub = commands.add_parser(function.__name__[1:], help=text, description=text, allow_abbrev=False)
         sub.set_defaults(command=function)
         if weights:
-            sub.add_argument("--weights", metavar="FILE", help="weights file or preset (default: the shipped weights)")
+            sub.add_argument(
+                "--weights", type=Path, metavar="FILE", help="weights file or preset (default: the shipped weights)"
+            )
         return sub
 
     train = command(_train, "train on a folder of films (default: built-in phantom films)")
@@ -254,6 +260,18 @@ def _parser() -> Parser:
     embed.add_argument("--output", type=Path, metavar="OUT", required=True)
     embed.add_argument("--paths", action="store_true", help="add the films' paths, which may tell who the patient is")
 
+    for sub in (evaluate, calibrate, embed):
+        sub.add_argument(
+            "--skip_unreadable",
+            "--skip-unreadable",
+            type=_switch,
+            nargs="?",
+            const=True,
+            default=False,
+            metavar="True",
+            help="go on without films that cannot be read; unreadable.csv lists them either way",
+        )
+
     sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
     sample.add_argument("--output", type=Path, metavar="OUT", required=True)
     sample.add_argument("--count", type=_count, default=16)
@@ -274,6 +292,12 @@ def _count(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _whole_number(text, 0)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
+    return text == "True"
 
 
 def _whole_number(text: str, least: int) -> int:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class InputError(Exception):
     """Something the user gave cannot be used; the message is one line for a person and holds no patient data."""
@@ -126,5 +131,67 @@ class OutOfMemory(FilmError):
     reason = "out_of_memory"
 
 
+class Changed(FilmError):
+    """The file holds other bytes than it did at an earlier step of the same run; it is tried again at the next."""
+
+    reason = "changed"
+
+
+class WorkerError(InputError):
+    """The processes that read films cannot be started; no fault of any film."""
+
+
 class OutputError(InputError):
     """What the program makes cannot be stored (disk full, read-only, no permission): no fault of any film."""
+
+
+@contextlib.contextmanager
+def parsing(message: str) -> Iterator[None]:
+    """The body is a parser's work, and whatever it raises is the file's fault.
+
+    Raises:
+        CorruptFile: in place of any other exception than :class:`FilmError` and :class:`MemoryError`.
+    """
+    try:
+        yield
+    except (FilmError, MemoryError):
+        raise
+    except Exception as error:
+        raise CorruptFile(message) from error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it was raised from, or while handling, from the outermost on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def explain(error: BaseException) -> tuple[bool, str, tuple[str, ...]]:
+    """What a manifest says of a film that an exception has ended.
+
+    Returns:
+        Whether the film is eligible, the reason and the warning codes; ``internal`` with the type of the exception and
+        the place where it was raised, never its message, for what neither a film nor the machine is to blame for.
+    """
+    for cause in causes(error):
+        if isinstance(cause, FilmError):
+            return cause.eligible, cause.reason, cause.codes
+        if _is_out_of_memory(cause):
+            return True, OutOfMemory.reason, ()
+        if isinstance(cause, OSError):
+            return True, ReadFailed.reason, ()
+    last = list(causes(error))[-1]
+    where = "".join(f"@{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(last.__traceback__)[-1:])
+    return True, FilmError.reason, (f"{type(last).__name__}{where}",)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # of PyTorch's CUDA
+        or (
+            type(error).__name__ in ("RuntimeError", "error")  # PyTorch's CPU allocator; OpenCV
+            and any(words in str(error) for words in ("can't allocate memory", "Insufficient memory"))
+        )
+    )

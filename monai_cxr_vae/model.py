@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.networks import PRESETS, VAE, AnyVAE, Scorer, SpatialVAE, network_of
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.radiograph import Radiograph
@@ -227,17 +228,7 @@ def save_model(model: RadiographVAE, path: str | os.PathLike, *, half: bool = Fa
 
 def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
     """Write tensors and plain values so that a kill at any moment leaves the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(Path(path), lambda file: torch.save(state, file))
 
 
 def weights_file(path: str | os.PathLike | None = None) -> Path:

@@ -14,21 +14,20 @@ from pydicom.dataset import Dataset
 
 from monai_cxr_vae.dicom.decode import MAX_PIXELS, check_pixels, decode, pixel_format
 from monai_cxr_vae.dicom.display import display_table
-from monai_cxr_vae.dicom.files import check_file, inflate, open_dataset, quiet
+from monai_cxr_vae.dicom.files import inflate, open_dataset, quiet
 from monai_cxr_vae.dicom.view import patient_orientation, radiograph_view
 from monai_cxr_vae.errors import (
     BadGeometry,
     ColourImage,
     CorruptFile,
-    FilmError,
     MultiFrame,
-    NotDicom,
     OutOfMemory,
-    ReadFailed,
     TooLarge,
     TruncatedFile,
     UnsupportedSyntax,
+    parsing,
 )
+from monai_cxr_vae.film import Film, read_film
 
 MAX_PIXEL_ASPECT = 20.0
 NIFTI_PERCENTILES = (0.5, 99.5)
@@ -83,7 +82,7 @@ class Radiograph:
         return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
 
 
-def read_radiograph(path: str | Path) -> Radiograph:
+def read_radiograph(source: str | Path | Film) -> Radiograph:
     """Read a film: single-frame greyscale DICOM, PNG, JPEG, or 2-D NIfTI, told apart by content, not by name.
 
     DICOM goes through stored bits, Modality LUT, VOI LUT or window, and polarity (PS3.4 N.2). 8-bit pictures are
@@ -92,39 +91,21 @@ def read_radiograph(path: str | Path) -> Radiograph:
     there is none.
 
     Args:
-        path: the file.
+        source: the file, opened once; or what has been read of it.
 
     Raises:
         FilmError: always a subclass that names the reason; the message holds nothing from the file.
     """
+    film = source if isinstance(source, Film) else read_film(source)
     try:
-        return _read(Path(path))
-    except FilmError:
-        raise
+        kind, data = film.kind, film.data
+        if kind == "dicom":
+            return _read_dicom(data)
+        if kind == "nifti":
+            return _read_nifti(inflate(data, zlib.MAX_WBITS | 16) if data.startswith(b"\x1f\x8b") else data)
+        return _read_picture(data, kind)
     except MemoryError as error:
         raise OutOfMemory("there is not enough memory for this film") from error
-    except OSError as error:
-        raise ReadFailed("the file cannot be read") from error
-    except Exception as error:
-        raise CorruptFile("the file is damaged in a way that no reader expects") from error
-
-
-def _read(path: Path) -> Radiograph:
-    check_file(path)
-    with path.open("rb") as stream:
-        head = stream.read(352)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _read_picture(path.read_bytes(), "png")
-    if head.startswith(b"\xff\xd8\xff"):
-        return _read_picture(path.read_bytes(), "jpeg")
-    if head.startswith(b"\x1f\x8b"):
-        data = inflate(path.read_bytes(), zlib.MAX_WBITS | 16)
-        if not _is_nifti(data):
-            raise NotDicom("the file is compressed, but not a NIfTI image")
-        return _read_nifti(data)
-    if _is_nifti(head):
-        return _read_nifti(path.read_bytes())
-    return _read_dicom(path)
 
 
 def _screen_affine(row_spacing: float, column_spacing: float) -> np.ndarray:
@@ -137,8 +118,8 @@ def _screen_affine(row_spacing: float, column_spacing: float) -> np.ndarray:
 # DICOM
 
 
-def _read_dicom(path: Path) -> Radiograph:
-    dataset = open_dataset(path)
+def _read_dicom(data: bytes) -> Radiograph:
+    dataset = open_dataset(data)
     with quiet():
         check_pixels(dataset)
         form = pixel_format(dataset)
@@ -189,17 +170,16 @@ def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, float, tuple
 def _read_picture(data: bytes, kind: str) -> Radiograph:
     from PIL import Image
 
-    try:
-        image = Image.open(io.BytesIO(data), formats=("PNG",) if kind == "png" else ("JPEG", "MPO"))
-        if image.width * image.height > MAX_PIXELS:
-            raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels")
-        if getattr(image, "n_frames", 1) > 1:
-            raise MultiFrame("the file holds several pictures")
-        image.load()
-    except Image.DecompressionBombError as error:
-        raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise CorruptFile("the picture is damaged or incomplete") from error
+    with parsing("the picture is damaged or incomplete"):
+        try:
+            image = Image.open(io.BytesIO(data), formats=("PNG",) if kind == "png" else ("JPEG", "MPO"))
+            if image.width * image.height > MAX_PIXELS:
+                raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels")
+            if getattr(image, "n_frames", 1) > 1:
+                raise MultiFrame("the file holds several pictures")
+            image.load()
+        except Image.DecompressionBombError as error:
+            raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels") from error
     grey, warnings = _grey(image, deep=kind == "png" and data[24] == 16)
     if kind == "jpeg" and image.getexif().get(0x0112, 1) != 1:
         warnings += ("exif_orientation_ignored",)
@@ -250,18 +230,15 @@ def _grey(image: Any, deep: bool) -> tuple[np.ndarray, tuple[str, ...]]:
 # NIfTI
 
 
-def _is_nifti(data: bytes) -> bool:
-    return data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0")
-
-
 def _read_nifti(data: bytes) -> Radiograph:
     import nibabel
 
     kind = nibabel.Nifti1Image if data[344:347] in (b"n+1", b"ni1") else nibabel.Nifti2Image
     if b"ni" in (data[344:346], data[4:6]):
         raise UnsupportedSyntax("a NIfTI header without its image in the same file is not read")
-    header = kind.header_class.from_fileobj(io.BytesIO(data), check=False)
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    with parsing("the NIfTI header cannot be parsed"):
+        header = kind.header_class.from_fileobj(io.BytesIO(data), check=False)
+        shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"])
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) > 2:
@@ -272,10 +249,11 @@ def _read_nifti(data: bytes) -> Radiograph:
         raise TooLarge(f"the image claims more than {MAX_PIXELS // 10**6} million pixels")
     if dtype.kind not in "iuf":
         raise ColourImage("the NIfTI image holds colours or complex numbers")
-    if len(data) < int(header["vox_offset"]) + math.prod(shape) * dtype.itemsize:
+    if len(data) < offset + math.prod(shape) * dtype.itemsize:
         raise TruncatedFile("the NIfTI image breaks off")
-    image = kind.from_bytes(data)
-    values = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+    with parsing("the NIfTI image is damaged"):
+        image = kind.from_bytes(data)
+        values = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     if not np.isfinite(values).all():
         raise CorruptFile("the NIfTI image holds values that are not numbers")
     low, high = np.percentile(values, NIFTI_PERCENTILES)
@@ -284,8 +262,7 @@ def _read_nifti(data: bytes) -> Radiograph:
 
     warnings: tuple[str, ...] = ("percentile_scaling",)
     affine = np.asarray(image.affine, dtype=np.float64)
-    placed = bool(header["sform_code"] or header["qform_code"]) and np.isfinite(affine).all()
-    if not (placed and np.linalg.norm(affine[:3, :2], axis=0).all()):
+    if not ((header["sform_code"] or header["qform_code"]) and _is_placement(affine)):
         warnings += ("affine_missing",)
         affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     to_source = _screen_to_index(affine, shape)
@@ -310,6 +287,18 @@ def _read_nifti(data: bytes) -> Radiograph:
         warnings=warnings,
         affine=affine,
         row_major_affine=row_major,
+    )
+
+
+def _is_placement(affine: np.ndarray) -> bool:
+    """Whether a matrix puts a plane of pixels into space, pixels of a shape that a film can have."""
+    if not np.isfinite(affine).all():
+        return False
+    first, second, _ = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(
+        min(first, second) > 0
+        and 1 / MAX_PIXEL_ASPECT <= first / second <= MAX_PIXEL_ASPECT
+        and np.linalg.matrix_rank(affine) == 4
     )
 
 

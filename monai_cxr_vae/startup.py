@@ -6,7 +6,8 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -43,7 +44,7 @@ COUNT = (lambda v: _integer(v) and v > 0, "a whole number above 0")
 POSITIVE = (lambda v: _number(v) and v > 0, "a number above 0")
 NATURAL = (lambda v: _integer(v) and v >= 0, "a whole number from 0")
 SWITCH = (lambda v: isinstance(v, bool), "True or False")
-PATH = (lambda v: isinstance(v, str), "a path (write ./2024 for a folder called 2024)")
+PATH = (lambda v: isinstance(v, str | Path), "a path (write ./2024 for a folder called 2024)")
 
 # What a top-level setting must be. null is allowed where the config's own default is null.
 KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -73,6 +74,7 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fit": (lambda v: v in FITS, " or ".join(FITS)),
     "augment": SWITCH,
     "resume": SWITCH,
+    "skip_unreadable": SWITCH,
     "seed": NATURAL,
     "num_workers": NATURAL,
     "num_threads": COUNT,
@@ -121,15 +123,19 @@ def check_ranks() -> None:
         raise InputError("multi_gpu_train.json is for several processes: start this with torchrun")
 
 
-def flags(words: list[str]) -> dict[str, Any]:
-    """The ``--name value`` and ``--name=value`` pairs of a command line, values as MONAI will read them."""
+def flags(words: list[str], paths: Collection[str] = ()) -> dict[str, Any]:
+    """The ``--name value`` and ``--name=value`` pairs of a command line, values as MONAI will read them.
+
+    Those of ``paths`` become paths, whatever they look like: no config takes a path for an expression.
+    """
     found: dict[str, Any] = {}
     for i, word in enumerate(words):
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             if not equals:
                 value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else "True"
-            found[name.replace("-", "_")] = DefaultParseValue(value)
+            name = name.replace("-", "_")
+            found[name] = Path(value) if name in paths else DefaultParseValue(value)
     return found
 
 

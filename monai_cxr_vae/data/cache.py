@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import hashlib
+import io
 import json
-import multiprocessing
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -21,14 +24,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.machine import cpu_count, one_thread
+from monai_cxr_vae.errors import Changed, FilmError, InputError, explain
+from monai_cxr_vae.files import open_file, write_whole
+from monai_cxr_vae.film import read_film
+from monai_cxr_vae.machine import cpu_count
 from monai_cxr_vae.paths import cache_folder
+from monai_cxr_vae.pool import IsolatedPool
 
-# Below this many films, starting processes costs more than it saves.
-POOL_FROM = 400
+logger = logging.getLogger(__name__)
+
 FULL = 65535
-UNGUARDED = 'many films are read by processes that import the script: put its work under if __name__ == "__main__"'
 
 
 class FilmDataset(Dataset):
@@ -44,10 +49,12 @@ class FilmDataset(Dataset):
         data: ``[{"image": path}, ...]``.
         transform: from such a dictionary to an ``image`` of ``(1, S, S)`` whose meta has ``geometry``.
         cache_dir: folder of the store; None for the user's cache folder.
+        unreadable: file that lists the films which cannot be read, see :func:`report_unreadable`; None for none.
+        skip_unreadable: go on without them.
 
     Raises:
-        InputError: films that cannot be read, with the number of them and the first one's reason; or many films are new
-            and the script lacks ``if __name__ == "__main__":``, which processes need that decode them.
+        InputError: films that cannot be read, or none that can.
+        WorkerError: the processes that read films cannot be started.
     """
 
     def __init__(
@@ -55,18 +62,28 @@ class FilmDataset(Dataset):
         data: Sequence[dict[str, str]],
         transform: Callable[[dict[str, str]], dict[str, Any]],
         cache_dir: str | os.PathLike | None = None,
+        unreadable: str | os.PathLike | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            # A process that decodes is importing an unguarded script, whose first process holds the store's lock.
-            raise InputError(UNGUARDED)
-        self.data = list(data)
         self.transform = transform
         store = FilmStore(cache_dir or cache_folder() / "films", transform)
+        data = list(data)
         with ThreadPoolExecutor(cpu_count()) as pool:
-            digests = pool.map(_digest, (item["image"] for item in self.data))
-            bar = tqdm(digests, "comparing films", len(self.data), unit="film", disable=None, leave=False, delay=1)
-            self.digests = list(bar)
-        self.records = store.records([item["image"] for item in self.data], self.digests)
+            digests = pool.map(_digest, (item["image"] for item in data))
+            bar = tqdm(digests, "comparing films", len(data), unit="film", disable=None, leave=False, delay=1)
+            seen = list(zip(data, bar, strict=True))
+        known = [(item, digest) for item, digest in seen if isinstance(digest, str)]
+        records, failures = store.records([item["image"] for item, _ in known], [digest for _, digest in known])
+        reasons = [failures.get(d) if isinstance(d, str) else explain(d)[1] for _, d in seen]
+        self.data = [item for item, reason in zip(data, reasons, strict=True) if reason is None]
+        self.digests = [digest for _, digest in known if digest not in failures]
+        self.records = records
+        report_unreadable(
+            [(reason, item["image"]) for item, reason in zip(data, reasons, strict=True) if reason is not None],
+            len(data),
+            unreadable,
+            skip_unreadable,
+        )
         self.films = store.open()
 
     def __len__(self) -> int:
@@ -100,6 +117,42 @@ class FilmDataset(Dataset):
         return self.__getitems__(range(len(self)))["mask"]
 
 
+def report_unreadable(
+    films: Sequence[tuple[str, str]], of: int, file: str | os.PathLike | None, skip: bool = False
+) -> None:
+    """Say which films cannot be read, where only their owner looks: paths may name patients.
+
+    Args:
+        films: (reason, path) of each.
+        of: how many films there are in all.
+        file: csv with the columns ``reason`` and ``path``; what it says of other paths stays. None for none.
+        skip: go on without them, with one line that says how many they are.
+
+    Raises:
+        InputError: there are some and they are not to be skipped, or nothing else is left.
+    """
+    if not films:
+        return
+    listed = ""
+    if file is not None:
+        file = Path(file)
+        rows = {path: reason for reason, path in films}
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+                rows = {row["path"]: row["reason"] for row in csv.DictReader(lines)} | rows
+        buffer = io.StringIO(newline="")
+        table = csv.writer(buffer, lineterminator="\n")
+        table.writerow(("reason", "path"))
+        table.writerows((reason, path) for path, reason in rows.items())
+        write_whole(file, buffer.getvalue().encode(errors="surrogateescape"), mode=0o600)
+        listed = f"; {file} lists them"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.split()[0] for r, _ in films).most_common())
+    line = f"{len(films)} of {of} films cannot be read ({reasons}){listed}"
+    if not skip or len(films) == of:
+        raise InputError(line)
+    logger.warning("%s; the others are used", line)
+
+
 def whole_batch(batch: Any) -> Any:
     """Collate function for a dataset whose ``__getitems__`` already gives the batch."""
     return batch
@@ -118,39 +171,49 @@ class FilmStore:
         self.folder = Path(folder) / key
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.transform = transform
+        self._shape = (0, 0, 0)
 
-    def records(self, paths: Sequence[str], digests: Sequence[str]) -> np.ndarray:
+    def records(self, paths: Sequence[str], digests: Sequence[str]) -> tuple[np.ndarray, dict[str, str]]:
         """Record number and content box of each film; films that are not in the store yet are decoded into it.
 
         Args:
             paths: the films.
             digests: their SHA-256.
+
+        Returns:
+            A structured array ``record``, ``box`` with a row for each film that is in the store, in their order; and
+            why the others are not, by digest.
         """
         with self._locked():
             index = self._read_index()
             missing = {digest: path for digest, path in zip(digests, paths, strict=True) if digest not in index}
-            if missing:
-                self._fill(missing, index)
-        rows = np.empty(len(paths), dtype=[("record", np.int64), ("box", np.int64, 4)])
-        for row, digest in zip(rows, digests, strict=True):
-            row["record"], row["box"] = index[digest]["record"], index[digest]["box"]
-        side = index[digests[0]]["side"]
-        self._shape = (len(index), side, side)
-        return rows
+            failures = self._fill(missing, index) if missing else {}
+        found = [index[digest] for digest in digests if digest in index]
+        rows = np.empty(len(found), dtype=[("record", np.int64), ("box", np.int64, 4)])
+        for row, entry in zip(rows, found, strict=True):
+            row["record"], row["box"] = entry["record"], entry["box"]
+        if found:
+            self._shape = (len(index), found[0]["side"], found[0]["side"])
+        return rows, failures
 
     def open(self) -> np.ndarray:
         """The films, ``(records, S, S)`` uint16, memory-mapped read-only."""
         return np.memmap(self.folder / "films.u16", dtype="<u2", mode="r", shape=self._shape)
 
-    def _fill(self, missing: dict[str, str], index: dict[str, dict[str, Any]]) -> None:
-        failures: list[str] = []
-        decoded = _decode_all(self.transform, missing)
-        with (self.folder / "films.u16").open("ab") as films, (self.folder / "index.jsonl").open("a") as lines:
-            for digest, path, film in tqdm(
-                decoded, "reading films", len(missing), unit="film", disable=None, leave=False
-            ):
+    def _fill(self, missing: dict[str, str], index: dict[str, dict[str, Any]]) -> dict[str, str]:
+        """Decode films into the store, in processes of their own; return why some could not be, by digest."""
+        failures: dict[str, str] = {}
+        tasks = deque(_Task(path, digest) for digest, path in missing.items())
+        with (
+            IsolatedPool(_Decode(self.transform), in_flight=1) as pool,
+            (self.folder / "films.u16").open("ab") as films,
+            (self.folder / "index.jsonl").open("a") as lines,
+            tqdm(desc="reading films", total=len(tasks), unit="film", disable=None, leave=False) as bar,
+        ):
+            for task, film in pool.map(tasks):
+                bar.update()
                 if isinstance(film, str):
-                    failures.append(f"{path}: {film}")
+                    failures[task.digest] = film
                     continue
                 pixels, box = film
                 size = pixels.shape[0] * pixels.shape[1] * 2
@@ -159,11 +222,10 @@ class FilmStore:
                 films.truncate(record * size)
                 films.write(pixels.tobytes())
                 films.flush()
-                index[digest] = {"record": record, "box": box, "side": pixels.shape[0]}
-                lines.write(json.dumps({"digest": digest, **index[digest]}) + "\n")
+                index[task.digest] = {"record": record, "box": box, "side": pixels.shape[0]}
+                lines.write(json.dumps({"digest": task.digest, **index[task.digest]}) + "\n")
                 lines.flush()
-        if failures:
-            raise InputError(f"{len(failures)} of {len(missing)} films cannot be read; the first: {failures[0]}")
+        return failures
 
     def _read_index(self) -> dict[str, dict[str, Any]]:
         file = self.folder / "index.jsonl"
@@ -201,48 +263,43 @@ def _describe(value: Any, above: tuple[int, ...] = ()) -> str:
 def _reading_code() -> str:
     """Digest of the modules that turn a file into pixels: a film read by older code is read again."""
     package = Path(__file__).parents[1]
-    files = [package / "radiograph.py", package / "transforms.py", *sorted((package / "dicom").glob("*.py"))]
+    files = [
+        package / "film.py",
+        package / "radiograph.py",
+        package / "transforms.py",
+        *sorted((package / "dicom").glob("*.py")),
+    ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _digest(path: str) -> str:
+def _digest(path: str) -> str | Exception:
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        with open_file(path) as file:
+            return file.sha256()
+    except (FilmError, OSError) as error:
+        return error
 
 
-def _decode_all(
-    transform: Callable[[dict[str, str]], dict[str, Any]], films: dict[str, str]
-) -> Iterable[tuple[str, str, tuple[np.ndarray, list[int]] | str]]:
-    """(digest, path, film or the reason why not) of each film, in order, decoded on all cores when there are many."""
-    workers = cpu_count()
-    jobs = [(transform, path) for path in films.values()]
-    if len(jobs) < POOL_FROM or workers < 2:
-        results: Iterable = map(_decode, jobs)
-        yield from ((digest, path, film) for (digest, path), film in zip(films.items(), results, strict=True))
-        return
-    context = multiprocessing.get_context("forkserver")
-    # Imported once, not by each process; MONAI takes longer than hundreds of films.
-    context.set_forkserver_preload([__name__, "monai.transforms", "monai_cxr_vae.data.readers"])
-    try:
-        with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
-            results = pool.map(_decode, jobs, chunksize=16)
-            yield from ((digest, path, film) for (digest, path), film in zip(films.items(), results, strict=True))
-    except BrokenProcessPool as error:
-        # The operating system does not tell which of them it was.
-        raise InputError(f"a process that reads films has died; {UNGUARDED}, or memory or a decoder failed") from error
+@dataclass(frozen=True)
+class _Task:
+    path: str
+    digest: str
 
 
-def _decode(job: tuple[Callable[[dict[str, str]], dict[str, Any]], str]) -> tuple[np.ndarray, list[int]] | str:
-    transform, path = job
-    try:
-        image = transform({"image": path})["image"]
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # MONAI wraps what a transform raises
-            cause = cause.__cause__
-        return str(cause)
-    pixels = (image[0].numpy() * FULL + 0.5).astype("<u2")
-    return pixels, list(image.meta["geometry"]["box"])
+@dataclass(frozen=True)
+class _Decode:
+    """What a worker process does: the pixels of a film as they are stored and the box of its content, or a reason."""
+
+    transform: Callable[[dict[str, Any]], dict[str, Any]]
+
+    def __call__(self, task: _Task) -> tuple[np.ndarray, list[int]] | str:
+        try:
+            film = read_film(task.path)
+            if film.sha256 != task.digest:
+                raise Changed("the file has been replaced")
+            image = self.transform({"image": film.path, "film": film})["image"]
+            pixels = (image[0].numpy() * FULL + 0.5).astype("<u2")
+            return pixels, list(image.meta["geometry"]["box"])
+        except Exception as error:
+            _, reason, codes = explain(error)
+            return " ".join((reason, *codes))

@@ -7,50 +7,62 @@ import hashlib
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from monai_cxr_vae.dicom.files import open_dataset
-from monai_cxr_vae.dicom.select import check_film
-from monai_cxr_vae.errors import FilmError, InputError, Skipped
+from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import Entry, walk
+from monai_cxr_vae.film import look_at
+from monai_cxr_vae.pool import Fault, IsolatedPool
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
 # Names by which manifests of public collections call the file and the patient.
 FILE_COLUMNS = ("file", "path", "image", "Image Index", "filename")
 PATIENT_COLUMNS = ("patient", "patient_id", "PatientID", "Patient ID", "patientId", "subject_id")
 # 00000061_012.png (ChestX-ray14), patient00001/study1/view1.jpg (CheXpert), p10/p10000032/s5.../x.png (MIMIC-CXR)
 _NUMBERED = re.compile(r"^(.*\d)_\d+$")
+# What headers said in this process, by path and identity: status, reason, Patient ID.
+_SEEN: dict[Entry, tuple[str | None, str | None, str | None]] = {}
 _FOLDER = re.compile(r"^(patient[_-]?\d+|p\d{8})$", re.IGNORECASE)
 
 
 def find_films(folder: str | os.PathLike) -> list[Path]:
-    """All films below a folder, in byte order of their paths.
+    """All films below a folder, in byte order of their paths, told by content and whatever their names.
 
-    Pictures are taken by their extension, DICOM files by their header whatever their name; other DICOM objects (another
-    modality, laterals, For Processing, ...) are left out and counted in one log line.
+    A film that is damaged is one too: reading it will say why. What is no film (another modality, laterals, For
+    Processing, notes, ...) is left out and counted in one log line.
 
     Raises:
         InputError: no such folder, or no film in it.
+        WorkerError: the processes that read headers cannot be started.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    return [Path(path) for path, _ in _find(folder)]
+
+
+def _find(folder: str | os.PathLike) -> list[tuple[str, str | None]]:
+    """Path and Patient ID of each film; headers are read once per file and process."""
+    if not Path(folder).is_dir():
         raise InputError(f"no such folder: {folder}")
-    films: list[Path] = []
-    left_out: Counter[str] = Counter()
-    for path in sorted(_files(folder), key=os.fsencode):
-        if path.name.lower().endswith(PICTURES):
-            films.append(path)
-            continue
-        try:
-            check_film(open_dataset(path, pixels=False))
-        except Skipped as error:
-            left_out[error.reason] += 1
-        except FilmError:
-            films.append(path)  # looks like a film and is broken: reading it will say why
+    entries = walk(folder)
+    left_out = Counter("not_a_file" if entry.listed else "read_error" for entry in entries if entry.identity is None)
+    files = [entry for entry in entries if entry.identity is not None]
+    tasks = deque(entry for entry in files if entry not in _SEEN)
+    if tasks:
+        with IsolatedPool(_look_at) as pool:
+            for entry, header in pool.map(tasks):
+                # A process that was lost had a film in its hands, for all that is known.
+                header = {"status": "failed"} if isinstance(header, Fault) else header
+                _SEEN[entry] = header["status"], header.get("reason"), header.get("patient")
+    films = []
+    for entry in files:
+        status, reason, patient = _SEEN[entry]
+        if status == "skipped":
+            left_out[str(reason)] += 1
         else:
-            films.append(path)
+            films.append((entry.path, patient))
     if left_out:
         logger.info("%d files are no films for training: %s", left_out.total(), dict(left_out))
     if not films:
@@ -58,21 +70,20 @@ def find_films(folder: str | os.PathLike) -> list[Path]:
     return films
 
 
-def patient_of(path: Path, root: Path, manifest: dict[str, str] | None = None) -> str:
+def _look_at(entry: Entry) -> dict[str, Any]:
+    return look_at(entry.path, patient=True)
+
+
+def patient_of(path: Path, root: Path, manifest: dict[str, str] | None = None, patient_id: str | None = None) -> str:
     """What tells a film's patient from another's; only ever compared, never written anywhere.
 
-    In this order: the manifest's column, PatientID of a DICOM file, a patient's folder (``patient00001``,
+    In this order: the manifest's column, Patient ID of a DICOM file, a patient's folder (``patient00001``,
     ``p10000032``), a file name that ends in a running number after an identifier (``00000061_012``), else the film.
     """
     if manifest and path.name in manifest:
         return manifest[path.name]
-    if not path.name.lower().endswith(PICTURES):
-        try:
-            patient = open_dataset(path, pixels=False).get("PatientID")
-        except FilmError:
-            patient = None
-        if patient:
-            return str(patient)
+    if patient_id:
+        return patient_id
     for part in reversed(path.relative_to(root).parts[:-1]):
         if _FOLDER.match(part):
             return part
@@ -111,10 +122,10 @@ def datalist(
     if section == "all" or val_dataset_dir:
         folder = val_dataset_dir if section == "validation" else None
         return [{"image": str(path)} for path in find_films(folder or dataset_dir)]
-    films = find_films(dataset_dir)
-    manifest = _read_manifest(Path(dataset_dir))
-
-    patients = [patient_of(path, Path(dataset_dir), manifest) for path in films]
+    found, root = _find(dataset_dir), Path(os.path.realpath(dataset_dir))
+    manifest = _read_manifest(root)
+    films = [path for path, _ in found]
+    patients = [patient_of(Path(path), root, manifest, patient_id) for path, patient_id in found]
 
     def validates(patient: str) -> bool:
         digest = hashlib.sha256(f"{seed}\x1f{patient}".encode())
@@ -127,25 +138,12 @@ def datalist(
             f"{len(films)} films of {number} patient{'s' * (number > 1)} (as names, headers or a manifest tell) in "
             f"{dataset_dir} are too few to split; give val_dataset_dir"
         )
-    return [{"image": str(path)} for path in chosen]
+    return [{"image": path} for path in chosen]
 
 
-def films_digest(data: list[dict[str, str]]) -> str:
-    """Names and sizes of a list's films as one digest: tells whether a run continues on the same films."""
-    digest = hashlib.sha256()
-    for item in data:
-        path = Path(item["image"])
-        digest.update(f"{path.name}\x1f{path.stat().st_size}\x1e".encode())
-    return digest.hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return [
-        Path(parent) / name
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".") and name.lower() != "manifest.csv"
-    ]
+def films_digest(digests: Iterable[str]) -> str:
+    """One digest of many films' own: tells whether a run continues on the same films."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from monai_cxr_vae.data.thorax import SIDE_MM, Canvas, Thorax
+from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.paths import cache_folder
 
 FINDINGS = ("nodule", "opacity", "effusion")
@@ -129,11 +130,11 @@ def write_phantoms(
         phantom = render((seed, index), (size, short) if index % 2 == 0 else (short, size), finding)
         path = folder / f"phantom_{index:04d}.dcm"
         if format != "png":
-            _dataset(phantom, seed, index).save_as(path)
+            write_whole(path, _dataset(phantom, seed, index).save_as)
             written.append(path)
         if format != "dicom":
             path = path.with_suffix(".png")
-            path.write_bytes(cv2.imencode(".png", np.rint(phantom.image * 255).astype(np.uint8))[1].tobytes())
+            write_whole(path, cv2.imencode(".png", np.rint(phantom.image * 255).astype(np.uint8))[1].tobytes())
             written.append(path)
     return written
 

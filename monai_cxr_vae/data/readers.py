@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.config import KeysCollection
 from monai.data import ImageReader
+from monai.transforms import Compose, LoadImaged
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
+from monai_cxr_vae.film import read_film
 from monai_cxr_vae.radiograph import Radiograph, read_radiograph
+from monai_cxr_vae.transforms import FitToSquared
 
 
 class RadiographReader(ImageReader):
@@ -18,7 +22,18 @@ class RadiographReader(ImageReader):
 
     The array is (rows, columns), float32 in [0, 1], row-major, bone bright; ``EnsureChannelFirstd`` makes it
     (1, rows, columns). The meta data holds no patient data and no ``None``, so that it collates.
+
+    Decoders parse what strangers have written, and one that aborts takes its process along. In a pipeline of one's own
+    that process is the caller's; everything else here reads in processes that nobody misses
+    (:class:`monai_cxr_vae.pool.IsolatedPool`).
+
+    Args:
+        radiograph: what to give in place of what the path holds.
     """
+
+    def __init__(self, radiograph: Radiograph | None = None) -> None:
+        super().__init__()
+        self._radiograph = radiograph
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         return True
@@ -39,8 +54,43 @@ class RadiographReader(ImageReader):
         Raises:
             FilmError: from :func:`read_radiograph`.
         """
-        film = read_radiograph(img)
+        film = read_radiograph(img) if self._radiograph is None else self._radiograph
         return film.pixels, film_meta(film, img)
+
+
+class LoadRadiographd(LoadImaged):
+    """``LoadImaged`` with :class:`RadiographReader`, for a file that is to be opened once.
+
+    ``film`` (:class:`monai_cxr_vae.film.Film`) in the data, if there, is read in place of the path. Its bytes and what
+    was decoded of them stay in the data under ``film`` and ``radiograph``, for the transforms that follow; neither
+    collates.
+
+    Args:
+        keys: key of the path; becomes ``(1, rows, columns)`` float32 in [0, 1].
+
+    Raises:
+        FilmError: when called, from :func:`read_radiograph`.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys, reader=RadiographReader, image_only=True, ensure_channel_first=True)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        d = dict(data)
+        d["film"] = film = d.get("film") or read_film(d[self.keys[0]])
+        d["radiograph"] = read_radiograph(film)
+        loaded: dict[Hashable, Any] = super().__call__(d, reader or RadiographReader(d["radiograph"]))
+        return loaded
+
+
+def film_transforms(image_size: int, fit: str) -> Compose:
+    """From ``{"image": path}`` to a film at network size, ``(1, S, S)`` float32, as every config begins.
+
+    Args:
+        image_size: side S in pixels.
+        fit: see :func:`monai_cxr_vae.transforms.fit_to_square`.
+    """
+    return Compose([LoadRadiographd("image"), FitToSquared("image", image_size, fit)])
 
 
 def film_meta(film: Radiograph, path: str | Path) -> dict[str, Any]:

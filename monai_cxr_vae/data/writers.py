@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import os
-import uuid
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +25,10 @@ from monai_cxr_vae.dicom import derive
 from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.structured_report import structured_report
-from monai_cxr_vae.errors import InputError, OutputError
-from monai_cxr_vae.radiograph import read_radiograph
+from monai_cxr_vae.errors import Changed, InputError
+from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
+from monai_cxr_vae.film import OWN_MARK, Film, read_film
+from monai_cxr_vae.radiograph import Radiograph, read_radiograph
 from monai_cxr_vae.transforms import resize, restore
 
 OBJECTS = ("sc", "overlay", "sr")
@@ -36,17 +36,6 @@ OBJECTS = ("sc", "overlay", "sr")
 OVERLAY_SIZE, STRIP_SIZE = 1024, 224
 # A difference of this part of the grey range is the top of the residual's scale, on every film alike.
 RESIDUAL_TOP = 0.25
-# Inside the output folder, so that a rename stays on one file system, and out of sight of whoever lists the results.
-PRIVATE_FOLDER = ".run"
-# Stands near the beginning of every PNG and NIfTI file that is written here.
-_MARK = b"monai_cxr_vae"
-_GZIP = b"\x1f\x8b"
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provenance_of(weights: str | os.PathLike, settings: Mapping[str, Any]) -> Provenance:
@@ -57,36 +46,6 @@ def provenance_of(weights: str | os.PathLike, settings: Mapping[str, Any]) -> Pr
     except PackageNotFoundError:  # run from a checkout that is not installed
         release = "0"
     return Provenance(file_sha256(weights), hashlib.sha256(text.encode()).hexdigest(), release)
-
-
-def write_atomically(path: Path, data: bytes, scratch: Path, mode: int = 0o666) -> None:
-    """Write a file so that a kill or a power cut at any moment leaves the old file, the new one or none.
-
-    ``scratch`` is a folder on the same file system for the unfinished file; ``mode`` is subject to the umask.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    temporary = scratch / f"{uuid.uuid4().hex}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir(parents=True, exist_ok=True)
-        try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise OutputError(f"the output cannot be written: {os.strerror(error.errno or 0)}") from error
 
 
 class SaveRadiographd(SaveImaged):
@@ -110,7 +69,8 @@ class SaveRadiographd(SaveImaged):
 
     The list of what was written, ``{"kind", "uid", "path", "size", "sha256"}`` with paths relative to ``output_dir``
     and sizes in bytes, is added to the data under ``outputs``; the kind of a file that is not DICOM is ``image``,
-    ``overlay`` or ``heatmap``. ``input_sha256`` in the data spares reading the film once more.
+    ``overlay`` or ``heatmap``. ``film`` and ``radiograph`` in the data (:class:`monai_cxr_vae.data.LoadRadiographd`)
+    spare reading the film once more; without them it is read again, and must have the digest ``input_sha256``.
 
     Args:
         keys: key of the reconstruction, ``(1, S, S)`` float.
@@ -124,7 +84,7 @@ class SaveRadiographd(SaveImaged):
 
     Raises:
         OutputError: when called, if a file cannot be written.
-        FilmError: when called, if the film's identity is unfit to derive from.
+        FilmError: when called, if the film's identity is unfit to derive from, or the file holds another film by now.
     """
 
     def __init__(
@@ -156,16 +116,17 @@ class SaveRadiographd(SaveImaged):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files of one film; see the class."""
         d = dict(data)
-        result = _Result(d, self.image_key, self.keys[0], self.scores)
-        digest = d.get("input_sha256") or file_sha256(result.path)
+        film = _film(d, d[self.image_key].meta["filename_or_obj"])
+        result = _Result(d, film, self.image_key, self.keys[0], self.scores)
+        digest = film.sha256
         if result.format == "dicom":
-            source = open_dataset(result.path, pixels=False)
+            source = open_dataset(film.data, pixels=False)
             d["outputs"] = [self._write_object(self._derive(kind, source, result)) for kind in self.objects]
         else:
             files = (_file(kind, result) for kind in self.objects if kind != "sr")
             d["outputs"] = [self._write(kind, None, f"images/{digest[:32]}{end}", data) for kind, end, data in files]
         if self.report:
-            write_atomically(strip_file(self.output_dir, digest), result.strip(), self._scratch)
+            write_whole(strip_file(self.output_dir, digest), result.strip(), self._scratch)
         return d
 
     def _derive(self, kind: str, source: Any, result: _Result) -> DerivedObject:
@@ -181,7 +142,7 @@ class SaveRadiographd(SaveImaged):
         return self._write(derived.kind, derived.sop_uid, name, derived.data)
 
     def _write(self, kind: str, uid: str | None, name: str, data: bytes) -> dict[str, Any]:
-        write_atomically(self.output_dir / name, data, self._scratch)
+        write_whole(self.output_dir / name, data, self._scratch)
         return {"kind": kind, "uid": uid, "path": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     @property
@@ -194,12 +155,27 @@ def strip_file(output_dir: Path, input_sha256: str) -> Path:
     return output_dir / PRIVATE_FOLDER / "strips" / f"{input_sha256[:32]}.webp"
 
 
+def _film(data: Mapping[Hashable, Any], path: str) -> Film:
+    """The film in hand, or read again, if it still is the film that the network has seen.
+
+    Raises:
+        Changed: it is not.
+    """
+    film: Film = data.get("film") or read_film(path)
+    if data.get("input_sha256") not in (None, film.sha256):
+        raise Changed("the file has been replaced since the network has seen it")
+    return film
+
+
 class _Result:
     """One film and what was made of it, in the orientation of the source."""
 
-    def __init__(self, data: Mapping[Hashable, Any], image_key: Hashable, key: Hashable, scored: bool) -> None:
+    def __init__(
+        self, data: Mapping[Hashable, Any], film: Film, image_key: Hashable, key: Hashable, scored: bool
+    ) -> None:
         self.meta = meta = data[image_key].meta
-        self.path, self.format, self.geometry = meta["filename_or_obj"], meta["format"], meta["geometry"]
+        self.format, self.geometry = meta["format"], meta["geometry"]
+        self._film, self._radiograph = film, data.get("radiograph")
         self.shown: Literal["heat map", "residual"] = "heat map" if scored else "residual"
         self._prediction = np.asarray(data[key], dtype=np.float32)[0]
         if scored:
@@ -211,8 +187,9 @@ class _Result:
 
     @cached_property
     def film(self) -> np.ndarray:
-        """The film's pixels once more, since the network has seen a small square of it."""
-        return read_radiograph(self.path).pixels
+        """The film's pixels in full; the network has seen a small square of it."""
+        radiograph: Radiograph = self._radiograph or read_radiograph(self._film)
+        return radiograph.pixels
 
     def reconstruction(self, size: str | int) -> np.ndarray:
         return restore(self._prediction, self.geometry, size)
@@ -242,22 +219,9 @@ def _file(kind: str, result: _Result) -> tuple[str, str, bytes]:
     return "overlay", ".overlay.png", _png(result.overlay())
 
 
-def is_own_picture(path: str | os.PathLike) -> bool:
-    """Tell whether a PNG or NIfTI file was written here (then it is no film to run on)."""
-    with Path(path).open("rb") as file:
-        head = file.read(512)
-    if head.startswith(_GZIP):
-        try:
-            with gzip.open(path) as file:
-                head = file.read(512)
-        except (OSError, EOFError, zlib.error):  # damaged
-            return False
-    return _MARK in head
-
-
 def _png(pixels: np.ndarray) -> bytes:
     buffer, mark = io.BytesIO(), PngInfo()
-    mark.add_text("Software", _MARK.decode())
+    mark.add_text("Software", OWN_MARK.decode())
     Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=mark)
     return buffer.getvalue()
 
@@ -265,5 +229,5 @@ def _png(pixels: np.ndarray) -> bytes:
 def _nifti(values: np.ndarray, meta: Mapping[str, Any]) -> bytes:
     """A plane of the source's size on the voxel grid of the source file: its index order, its affine."""
     image = nibabel.Nifti1Image(np.ascontiguousarray(in_source_order(values, meta)), meta["source_affine"])
-    image.header["descrip"] = _MARK
+    image.header["descrip"] = OWN_MARK
     return gzip.compress(image.to_bytes(), mtime=0)

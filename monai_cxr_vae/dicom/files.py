@@ -5,29 +5,27 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import stat
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae.errors import (
     CorruptFile,
-    EmptyFile,
     FilmError,
-    NotAFile,
     NotDicom,
     OutOfMemory,
     ReadFailed,
     TooLarge,
     TruncatedFile,
 )
+from monai_cxr_vae.files import MAX_FILE_BYTES, read_file
 
-MAX_FILE_BYTES = 256 * 2**20
 # A film deflates two- to threefold; only blank ones go far beyond that, and those are small.
 MAX_INFLATE_RATIO = 50
 MAX_INFLATED_FLOOR = 64 * 2**20
@@ -51,32 +49,13 @@ def quiet() -> Iterator[None]:
         logger.disabled = disabled
 
 
-def check_file(path: Path) -> int:
-    """Size in bytes of a regular file that is neither empty nor above :data:`MAX_FILE_BYTES`.
-
-    Raises:
-        NotAFile, EmptyFile, TooLarge, ReadFailed: as the names say.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ReadFailed("the file cannot be found or looked at") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise NotAFile("this is not a regular file")
-    if status.st_size == 0:
-        raise EmptyFile("the file is empty")
-    if status.st_size > MAX_FILE_BYTES:
-        raise TooLarge(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
-    return status.st_size
-
-
-def open_dataset(path: str | Path, *, pixels: bool = True) -> Dataset:
+def open_dataset(source: str | Path | bytes | BinaryIO, *, pixels: bool = True) -> Dataset:
     """Read a DICOM file (PS3.10), also one without preamble or file meta information.
 
     Args:
-        path: the file.
+        source: the file's bytes, a stream that begins with them, or its path.
         pixels: with ``False`` reading stops before the pixel data; a header that breaks off is then returned as far
-            as it goes, so that a scan can still tell what the file is.
+            as it goes, so that a scan can still tell what the file is, and ``ends_without_pixels`` is set on it.
 
     Returns:
         The dataset. With ``pixels`` its ``PixelData`` (if any) is known to be complete: the full element of a native
@@ -85,19 +64,18 @@ def open_dataset(path: str | Path, *, pixels: bool = True) -> Dataset:
     Raises:
         FilmError: a subclass that names the reason; the message holds no value from the file.
     """
-    path = Path(path)
-    size = check_file(path)
+    if isinstance(source, str | Path):
+        source = read_file(source)[0]
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
     try:
-        with quiet(), path.open("rb") as raw:
-            return _read(_BoundedReader(raw, size), pixels)
-    except FilmError:
-        raise
+        with quiet():
+            return _read(_BoundedReader(stream, size), pixels)
     except OSError as error:
         raise ReadFailed("the file cannot be read") from error
     except MemoryError as error:
         raise OutOfMemory("there is not enough memory for this film") from error
-    except Exception as error:
-        raise CorruptFile("the DICOM header cannot be parsed") from error
 
 
 def encoding(dataset: Dataset) -> tuple[bool, bool]:
@@ -112,7 +90,7 @@ def encoding(dataset: Dataset) -> tuple[bool, bool]:
 class _BoundedReader(io.RawIOBase):
     """A file that never allocates more than it holds and remembers whether a read met its end half-way."""
 
-    def __init__(self, stream: io.BufferedIOBase, size: int) -> None:
+    def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self._size, self.cut = stream, size, False
 
     def readable(self) -> bool:
@@ -139,7 +117,7 @@ def _read(stream: _BoundedReader, pixels: bool) -> Dataset:
     head = stream.read(4096)
     stream.cut = False
     has_preamble = head[128:132] == b"DICM"
-    if not has_preamble and not _starts_like_a_dataset(head):
+    if not looks_like_dicom(head):
         raise NotDicom("the file is neither DICOM nor a PNG, JPEG or NIfTI image")
     deflated = DEFLATED.encode() in head[: _end_of_file_meta(head)]
     if deflated:
@@ -147,10 +125,14 @@ def _read(stream: _BoundedReader, pixels: bool) -> Dataset:
     stream.seek(0)
     try:
         dataset = pydicom.dcmread(stream, force=not has_preamble, stop_before_pixels=True)
-    except Exception as error:
+    except (FilmError, MemoryError):
+        raise
+    except Exception as error:  # the parser raises what it pleases
+        if isinstance(error, OSError) and error.errno:  # the disk's, not the parser's
+            raise
         if stream.cut:
             raise TruncatedFile("the file ends in the middle of its header") from error
-        raise
+        raise CorruptFile("the DICOM header cannot be parsed") from error
     if deflated:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(DEFLATED)
     if not has_preamble and "SOPClassUID" not in dataset:
@@ -159,11 +141,18 @@ def _read(stream: _BoundedReader, pixels: bool) -> Dataset:
         if stream.cut:
             raise TruncatedFile("the file ends in the middle of its header")
         _attach_pixel_data(dataset, stream)
+    else:
+        dataset.ends_without_pixels = not stream.cut and not stream.read(1)
     return dataset
 
 
-def _starts_like_a_dataset(head: bytes) -> bool:
-    """Without a preamble: does the file begin with an element of group 2 or 8 that fits PS3.5 7.1?"""
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether a file begins as DICOM does: with a preamble (PS3.10 7.1), or else with a data set (PS3.5 7.1).
+
+    Anything may stand in a preamble. Without one, the first element is of group 2 or 8.
+    """
+    if head[128:132] == b"DICM":
+        return True
     if len(head) < 8:
         return False
     little, big = struct.unpack("<HH", head[:4]), struct.unpack(">HH", head[:4])

@@ -22,6 +22,7 @@ from monai_cxr_vae.evaluation.metrics import (
     kl_per_unit,
     multiscale_structural_similarity,
 )
+from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +78,6 @@ def evaluate(
     if metrics_csv is not None:
         read_log(metrics_csv)
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     if masks is not None and bool(masks.all()):
         masks = None
     mu, logvar, reconstructions, sampled = _run(model, films, batch_size, seed)
@@ -113,9 +113,9 @@ def evaluate(
     result["baselines"] = _baselines(films, fitted_on, model.latent_size, masks, bootstrap, seed)
 
     text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(result, indent=1))
-    (output_dir / "evaluation.json").write_text(text + "\n")  # a list of numbers is one line
     draw_reconstructions(output_dir / "reconstructions.png", films, reconstructions, psnr, masks)
     draw_curves(output_dir / "curves.png", result, psnr, metrics_csv)
+    write_whole(output_dir / "evaluation.json", f"{text}\n".encode())  # a list of numbers is one line
     return result
 
 

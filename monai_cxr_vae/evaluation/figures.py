@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation.metrics import cut
+from monai_cxr_vae.files import write_whole
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared
 _NAMES = {
@@ -56,7 +58,7 @@ def draw_reconstructions(
     bar = figure.colorbar(difference, ax=axes[:, 2], shrink=0.6, extend="both")
     bar.set_label("difference (1 = full intensity range)", fontsize=_SMALL)
     bar.ax.tick_params(labelsize=8)
-    figure.savefig(path)
+    write_whole(Path(path), lambda file: figure.savefig(file, format="png"))
 
 
 def draw_curves(
@@ -81,7 +83,7 @@ def draw_curves(
         _draw_log(figure.add_subplot(grid[0, 4:6]), log, ("val/psnr",), "PSNR (dB)")
     _draw_psnr(figure.add_subplot(grid[-1, 0:3]), result, psnr)
     _draw_units(figure.add_subplot(grid[-1, 3:6]), result)
-    figure.savefig(path)
+    write_whole(Path(path), lambda file: figure.savefig(file, format="png"))
 
 
 def read_log(path: str | os.PathLike) -> dict[str, list[tuple[float, float]]]:

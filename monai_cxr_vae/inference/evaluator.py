@@ -16,15 +16,16 @@ from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 
 from monai_cxr_vae.dicom.derive import Provenance
-from monai_cxr_vae.errors import OutputError
+from monai_cxr_vae.errors import InputError, OutputError, WorkerError
 from monai_cxr_vae.inference.batches import DEFAULT_SIZE, FixedBatches
 from monai_cxr_vae.inference.film_chain import FilmChain
 from monai_cxr_vae.inference.folder import FilmFolder
-from monai_cxr_vae.inference.folder_run import FolderOptions, FolderRun, summary
-from monai_cxr_vae.inference.manifest import Row
+from monai_cxr_vae.inference.plan import FolderOptions
 from monai_cxr_vae.inference.ranks import Ranks
+from monai_cxr_vae.inference.rows import Row, summary
+from monai_cxr_vae.inference.run import FolderRun
 
-OUTPUT_FAILED, INTERRUPTED, TERMINATED = 3, 130, 143
+OUTPUT_FAILED, NO_WORKERS, INTERRUPTED, TERMINATED = 3, 5, 130, 143
 
 
 class FilmEvaluator(Evaluator):
@@ -46,7 +47,7 @@ class FilmEvaluator(Evaluator):
         provenance: that pair.
         batch_size: films per batch; given, there are batches on the CPU too.
         val_handlers: event handlers.
-        **options: fields of :class:`monai_cxr_vae.inference.folder_run.FolderOptions`.
+        **options: fields of :class:`monai_cxr_vae.inference.run.FolderOptions`.
     """
 
     def __init__(
@@ -74,19 +75,20 @@ class FilmEvaluator(Evaluator):
         self.provenance = provenance
         self.options = FolderOptions(**options)
         self._folder_run: FolderRun | None = None
-        self._output_error: OutputError | None = None
+        self._error: InputError | None = None
         self.exit_code = 1
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Run the films that are still to be done.
 
         Afterwards ``exit_code`` describes the folder: 0 all eligible films done, 2 nothing eligible, 3 the output
-        cannot be written, 4 every eligible film failed, 8 some done and some failed, 130 and 143 interrupted.
+        cannot be written or is gone, 4 every eligible film failed, 5 no process to read films can be started, 8 some
+        done and some failed, 130 and 143 interrupted.
 
         Raises:
             InputError: the input or output folder cannot be used.
         """
-        self.exit_code, self._output_error = 1, None
+        self.exit_code, self._error = 1, None
         before = _on_termination(_raise_terminated)
         try:
             with self.ranks, self._job() as job:
@@ -95,16 +97,16 @@ class FilmEvaluator(Evaluator):
                     self.data_loader = _Rows(job)
                     self.state.epoch_length = len(job)
                     super().run(global_epoch)
-                    if self._output_error:
-                        raise self._output_error
+                    if self._error:
+                        raise self._error
                 elif self.ranks.first:
                     print("nothing to do: no film is without its result", file=sys.stderr)
                 job.gather()
                 self.exit_code = job.exit_code()
                 if self.ranks.first:
                     print(f"{summary(job.rows)}; see {Path(self.output_dir) / 'manifest.csv'}", file=sys.stderr)
-        except OutputError as error:
-            self.exit_code = OUTPUT_FAILED
+        except (OutputError, WorkerError) as error:
+            self.exit_code = OUTPUT_FAILED if isinstance(error, OutputError) else NO_WORKERS
             print(error, file=sys.stderr)
         except KeyboardInterrupt as error:
             self.exit_code = TERMINATED if isinstance(error, _Terminated) else INTERRUPTED
@@ -128,11 +130,11 @@ class FilmEvaluator(Evaluator):
 
     def _iteration(self, engine: Any, batchdata: Any) -> Any:
         try:
-            if isinstance(batchdata, OutputError):
+            if isinstance(batchdata, Exception):
                 raise batchdata
             self._folder_run.record(batchdata)  # type: ignore[union-attr]
-        except OutputError as error:  # the engine would log what passes through it, with a traceback
-            self._output_error = error
+        except (OutputError, WorkerError) as error:  # the engine would log what passes through it, with a traceback
+            self._error = error
             self.terminate()
         return batchdata
 
@@ -155,10 +157,10 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._job)
 
-    def __iter__(self) -> Iterator[Row | OutputError]:
+    def __iter__(self) -> Iterator[Row | InputError]:
         try:
             yield from self._job
-        except OutputError as error:
+        except (OutputError, WorkerError) as error:
             yield error
 
 

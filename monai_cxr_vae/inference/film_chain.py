@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
 
-from monai_cxr_vae.data.writers import file_sha256
-from monai_cxr_vae.errors import FilmError, OutputError
+from monai_cxr_vae.errors import OutputError, causes
+from monai_cxr_vae.film import Film, read_film
+from monai_cxr_vae.inference.rows import Row, new_row, refused
 
-Row = dict[str, Any]
 _COPIED_META = ("format", "bits_stored", "photometric", "transfer_syntax", "decoder", "voi", "view")
 
 
@@ -26,11 +24,12 @@ class FilmChain:
     place of :meth:`predict`.
 
     Args:
-        preprocessing: transforms of ``{"image": path}`` that end in a MetaTensor ``(1, S, S)`` under ``image``.
+        preprocessing: transforms of ``{"image": path, "film": Film}`` that end in a MetaTensor ``(1, S, S)`` under
+            ``image``; ``film`` spares them to open the path (:class:`monai_cxr_vae.data.LoadRadiographd`).
         network: in evaluation mode gives a reconstruction ``(N, 1, S, S)``; on the CPU.
         inferer: MONAI inferer.
-        postprocessing: transforms of ``{"image", "pred", "input_sha256"}``; ``outputs`` and ``scores`` that they leave
-            go into the row.
+        postprocessing: transforms of what preprocessing has left and ``pred``, ``input_sha256``; ``outputs`` and
+            ``scores`` that they leave go into the row.
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class FilmChain:
         self.postprocessing = postprocessing
         self._ready = False
 
-    def __call__(self, path: str | os.PathLike) -> Row:
-        """Run one film.
+    def __call__(self, source: str | os.PathLike | Film) -> Row:
+        """Run one film, a file that is opened once or that has been read.
 
         Returns:
             A row with ``status``, ``reason``, ``input_sha256``, ``warnings``, ``outputs`` and what is known of the
@@ -56,16 +55,16 @@ class FilmChain:
         Raises:
             OutputError: the result cannot be written, which is no fault of the film.
         """
-        row, data = self.prepare(path)
+        row, data = self.prepare(source)
         if data is None:
             return row
         try:
             prediction = self.predict(data["image"].as_tensor())
         except Exception as error:
-            return failed(row, error)
+            return refused(error, **row)
         return self.complete(row, data, prediction)
 
-    def prepare(self, path: str | os.PathLike) -> tuple[Row, dict[str, Any] | None]:
+    def prepare(self, source: str | os.PathLike | Film) -> tuple[Row, dict[str, Any] | None]:
         """Read and preprocess one film.
 
         Returns:
@@ -73,11 +72,12 @@ class FilmChain:
         """
         row = new_row()
         try:
-            row["input_sha256"] = file_sha256(path)
-            data = self.preprocessing({"image": os.fspath(path)})
+            film = source if isinstance(source, Film) else read_film(source)
+            row["input_sha256"] = film.sha256
+            data = self.preprocessing({"image": film.path, "film": film})
             self._describe(row, data["image"])
         except Exception as error:
-            return failed(row, error), None
+            return refused(error, **row), None
         return row, data
 
     def predict(self, image: torch.Tensor) -> torch.Tensor:
@@ -100,55 +100,17 @@ class FilmChain:
             pred = MetaTensor(prediction, meta=image.meta, applied_operations=image.applied_operations)
             data = self.postprocessing({**data, "pred": pred, "input_sha256": row["input_sha256"]})
         except Exception as error:
-            for cause in _chain(error):  # transforms wrap what they raise
+            for cause in causes(error):  # transforms wrap what they raise
                 if isinstance(cause, OutputError):
                     raise cause from None
-            return failed(row, error)
-        row.update(status="done", reason=None, outputs=data.get("outputs", []), **data.get("scores", {}))
-        return row
+            return refused(error, **row)
+        scores: Row = data.get("scores", {})
+        return {**row, **scores, "status": "done", "reason": None, "outputs": data.get("outputs", [])}
 
     @staticmethod
     def _describe(row: Row, image: MetaTensor) -> None:
         meta = image.meta
-        row.update({key: meta.get(key) or None for key in _COPIED_META})
+        row.update({key: meta.get(key) or None for key in _COPIED_META})  # type: ignore[typeddict-item]
         geometry = meta.get("geometry") or {}
-        row.update(rows=geometry.get("rows"), columns=geometry.get("columns"))
+        row["rows"], row["columns"] = geometry.get("rows"), geometry.get("columns")
         row["warnings"] = str(meta.get("warnings") or "").split()
-
-
-def new_row() -> Row:
-    """A row that claims nothing yet."""
-    return {"status": "failed", "reason": "internal", "input_sha256": None, "warnings": [], "outputs": []}
-
-
-def failed(row: Row, error: BaseException) -> Row:
-    """Complete the row of a file that could not be used, by the error or what it was raised from."""
-    for cause in _chain(error):
-        if isinstance(cause, FilmError):
-            row.update(status="failed" if cause.eligible else "skipped", reason=cause.reason)
-            row["warnings"] = [*row["warnings"], *cause.codes]
-            return row
-        if _is_out_of_memory(cause):
-            row.update(status="failed", reason="out_of_memory")
-            return row
-        if isinstance(cause, OSError):
-            row.update(status="failed", reason="read_error")
-            return row
-    # The message may quote the film; where it happened does not.
-    last = list(_chain(error))[-1]
-    where = "".join(f"@{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(last.__traceback__)[-1:])
-    row.update(status="failed", reason="internal", warnings=[*row["warnings"], f"{type(last).__name__}{where}"])
-    return row
-
-
-def _chain(error: BaseException | None) -> Any:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        type(error).__name__ in ("RuntimeError", "error")  # torch's CPU allocator; OpenCV
-        and any(words in str(error) for words in ("can't allocate memory", "Insufficient memory"))
-    )

@@ -12,54 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monai_cxr_vae.data.writers import PRIVATE_FOLDER, write_atomically
 from monai_cxr_vae.errors import OutputError
-
-Row = dict[str, Any]
-
-COLUMNS = (
-    "index",
-    "status",
-    "reason",
-    "format",
-    "study_uid",
-    "series_uid",
-    "sop_uid",
-    "input_sha256",
-    "rows",
-    "columns",
-    "bits_stored",
-    "photometric",
-    "transfer_syntax",
-    "decoder",
-    "voi",
-    "view",
-    "model_sha256",
-    "config_sha256",
-    "outputs",
-    "warnings",
-    "duplicate_of",
-    "replaces",
-    "path",
-    "quality",
-    "quality_p",
-    "quality_part",
-    "anomaly",
-    "anomaly_p",
-    "anomaly_part",
-)
-# Present in a row only when it says something.
-OPTIONAL = frozenset(COLUMNS[COLUMNS.index("replaces") :])
+from monai_cxr_vae.files import PRIVATE_FOLDER, write_whole
+from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 
 
-class _Packed(Mapping[int, Row]):
+class _Packed(Mapping[int, dict[str, Any]]):
     """Rows kept as their lines, a third of the size, since a run over an archive has a million of them."""
 
     def __init__(self) -> None:
         self.lines: dict[int, bytes] = {}
 
-    def __getitem__(self, index: int) -> Row:
-        row: Row = json.loads(self.lines[index])
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = json.loads(self.lines[index])
         return row
 
     def __iter__(self) -> Iterator[int]:
@@ -76,11 +41,13 @@ class Journal:
     ``current`` has the lines of this process and those that :meth:`load` found.
 
     Raises:
-        OutputError: when opened or added to, if the file cannot be written.
+        OutputError: when opened or added to, if the file cannot be written, or is no longer there.
     """
 
     def __init__(self, path: Path, mode: int = 0o644) -> None:
         self.current = _Packed()
+        self._path = path
+        self._unsafe = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode)
@@ -104,25 +71,50 @@ class Journal:
                 end += len(line)
             os.ftruncate(self._file, end)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Store a row, whole or not at all."""
         line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
         with self._alone():
-            end = os.fstat(self._file).st_size
+            end = self._size()
             written = os.write(self._file, line)
             if written != len(line):
                 os.ftruncate(self._file, end)
                 raise OutputError("the output cannot be written: No space left on device")
         self.current.lines[row["index"]] = line
+        self._unsafe = True
+
+    def sync(self) -> None:
+        """Make sure that the rows are on the disk.
+
+        Raises:
+            OutputError: they are not, or their file is no longer where it was.
+        """
+        with self._alone():
+            self._size()
+        if self._unsafe:
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise _output_error(error) from error
+            self._unsafe = False
 
     def close(self) -> None:
-        """Make sure that the rows are on the disk."""
+        """Make sure that the rows are on the disk, and leave the file."""
         try:
-            os.fsync(self._file)
-        except OSError as error:
-            raise _output_error(error) from error
+            self.sync()
         finally:
             os.close(self._file)
+
+    def _size(self) -> int:
+        """Size of the file, which must still be the one of that name: a row in a file that is gone says nothing."""
+        status = os.fstat(self._file)
+        try:
+            there = self._path.stat()
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
+            raise OutputError("the output folder was removed or replaced while the run was at work")
+        return status.st_size
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -137,7 +129,7 @@ class Journal:
             raise _output_error(error) from error
 
 
-def write_csv(output_dir: Path, rows: Iterable[Row]) -> None:
+def write_csv(output_dir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write ``manifest.csv``: the current rows in the order of their index."""
     rows = sorted(rows, key=lambda row: row["index"])
     used = {key for row in rows for key in row}
@@ -149,7 +141,7 @@ def write_csv(output_dir: Path, rows: Iterable[Row]) -> None:
         writer.writerow([_cell(row.get(column)) for column in columns])
     # A path may hold bytes that are no text.
     text = buffer.getvalue().encode(errors="backslashreplace")
-    write_atomically(output_dir / "manifest.csv", text, output_dir / PRIVATE_FOLDER / "tmp")
+    write_whole(output_dir / "manifest.csv", text, output_dir / PRIVATE_FOLDER / "tmp")
 
 
 def _cell(value: Any) -> Any:

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
-from monai_cxr_vae.data.writers import PRIVATE_FOLDER, strip_file, write_atomically
+from monai_cxr_vae.data.writers import strip_file
 from monai_cxr_vae.dicom.derive import Provenance
-from monai_cxr_vae.inference.manifest import Row
+from monai_cxr_vae.files import PRIVATE_FOLDER, write_whole
+from monai_cxr_vae.inference.rows import Row
 
 # What a browser opens in a few seconds; the manifest has them all.
 MAX_ROWS = 10_000
@@ -54,7 +56,7 @@ def write_report(output_dir: Path, rows: Collection[Row], provenance: Provenance
         )
     )
     scratch = output_dir / PRIVATE_FOLDER / "tmp"
-    write_atomically(output_dir / "report.html", page.encode(), scratch, mode=0o600)
+    write_whole(output_dir / "report.html", page.encode(), scratch, mode=0o600)
 
 
 def _rank(row: Row) -> tuple[bool, bool, float, int]:
@@ -63,10 +65,10 @@ def _rank(row: Row) -> tuple[bool, bool, float, int]:
     return row["status"] != "failed", row["status"] != "done", p, row["index"]
 
 
-def _shown(row: Row, output_dir: Path) -> Row:
-    told = {column: row[column] for column in _SHOWN if row.get(column) not in (None, [])}
+def _shown(row: Row, output_dir: Path) -> dict[str, Any]:
+    told = {column: value for column, value in row.items() if column in _SHOWN and value not in (None, [])}
     if row["status"] == "done":
-        strip = strip_file(output_dir, row["input_sha256"])
+        strip = strip_file(output_dir, str(row["input_sha256"]))
         if strip.exists():
             told["strip"] = base64.b64encode(strip.read_bytes()).decode()
     return told

@@ -8,18 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.transforms import Compose, LoadImaged
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from monai_cxr_vae.data.cache import FilmDataset
-from monai_cxr_vae.data.readers import RadiographReader
+from monai_cxr_vae.data.readers import film_transforms
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
 from monai_cxr_vae.networks.critic import Critic
 from monai_cxr_vae.networks.scorer import DETAIL, FEATURES, Aspects, Scorer, distance
 from monai_cxr_vae.scoring.score import examine, is_fitted
-from monai_cxr_vae.transforms import FitToSquared
 
 FOLDS = 5
 FEWEST_FILMS = 2 * FOLDS
@@ -30,17 +28,19 @@ _HEAT_QUANTILE = 0.9
 
 
 def detail_films(
-    model: RadiographVAE, data: Sequence[dict[str, str]], cache_dir: str | os.PathLike | None = None
+    model: RadiographVAE,
+    data: Sequence[dict[str, str]],
+    cache_dir: str | os.PathLike | None = None,
+    unreadable: str | os.PathLike | None = None,
+    skip_unreadable: bool = False,
 ) -> FilmDataset:
-    """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen."""
+    """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen.
+
+    The other arguments are those of :class:`monai_cxr_vae.data.FilmDataset`.
+    """
     chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MOST_FILMS)).round().astype(int))
-    transform = Compose(
-        [
-            LoadImaged("image", reader=RadiographReader, image_only=True, ensure_channel_first=True),
-            FitToSquared("image", DETAIL * model.image_size, model.fit),
-        ]
-    )
-    return FilmDataset([data[i] for i in chosen], transform, cache_dir)
+    transform = film_transforms(DETAIL * model.image_size, model.fit)
+    return FilmDataset([data[i] for i in chosen], transform, cache_dir, unreadable, skip_unreadable)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_cxr_vae.data.cache import FilmDataset
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.losses import VAELoss
 from monai_cxr_vae.model import RadiographVAE, save_model, save_state
 
@@ -215,10 +216,7 @@ class RunLog:
         table = csv.DictWriter(text, names, restval="")
         table.writeheader()
         table.writerows(self.rows)
-        file = self.folder / "metrics.csv"
-        temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")
-        temporary.write_text(text.getvalue())
-        temporary.replace(file)
+        write_whole(self.folder / "metrics.csv", text.getvalue().encode())
 
 
 def _grid(images: Tensor, columns: int) -> Tensor:

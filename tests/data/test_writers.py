@@ -18,7 +18,8 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, SaveImage
 from PIL import Image
 
 from monai_cxr_vae.data.pictures import LIMIT
-from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, strip_file, write_atomically
+from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, strip_file
+from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.radiograph import read_radiograph
 from monai_cxr_vae.transforms import FitToSquared, fit_to_square
@@ -200,14 +201,14 @@ def test_settings_and_weights_are_told_apart(tmp_path):
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     target = tmp_path / "out" / "x"
-    write_atomically(target, b"old", tmp_path / "scratch")
+    write_whole(target, b"old", tmp_path / "scratch")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
-        write_atomically(target, b"new", tmp_path / "scratch")
+        write_whole(target, b"new", tmp_path / "scratch")
     assert target.read_bytes() == b"old"
     assert not list((tmp_path / "scratch").iterdir())
 

@@ -20,7 +20,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from monai_cxr_vae.dicom.files import MAX_FILE_BYTES, open_dataset
+from monai_cxr_vae.dicom.files import open_dataset
+from monai_cxr_vae.files import MAX_FILE_BYTES
 from monai_cxr_vae.errors import EmptyFile, FilmError, NotAFile, NotDicom, ReadFailed, TooLarge, TruncatedFile
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom import dx as codes

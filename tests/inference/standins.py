@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.inferers import SimpleInferer
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from monai.transforms import Compose
 
+from monai_cxr_vae.data import LoadRadiographd
 from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of
 from monai_cxr_vae.errors import OutputError
 from monai_cxr_vae.inference import FilmEvaluator, FilmFolder
@@ -110,6 +111,23 @@ class Unloadable:
         return (sys.exit, ("no",))
 
 
+class DiesAtFirst:
+    """A function for the pool whose process dies while it starts, the first ``deaths`` times."""
+
+    def __init__(self, folder: Path, deaths: int) -> None:
+        self.folder, self.deaths = folder, deaths
+
+    def __call__(self, task: object) -> object:
+        return task
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        count = len(list(self.folder.iterdir()))
+        if count < self.deaths:
+            (self.folder / str(count)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def picture(number: int, shape: tuple[int, int] = (60, 50)) -> np.ndarray:
     """A film as 12 bits: different for every number, and different from its mirror images."""
     y, x = np.mgrid[: shape[0], : shape[1]] / np.array(shape).reshape(2, 1, 1)
@@ -158,8 +176,7 @@ def evaluator(folder: Path, output: Path, network: torch.nn.Module | None = None
     preprocessing = Compose(
         [
             Trap(),
-            LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader"),
-            EnsureChannelFirstd("image"),
+            LoadRadiographd("image"),
             FitToSquared("image", SIZE, "letterbox"),
         ]
     )

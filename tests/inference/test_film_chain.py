@@ -8,7 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from monai_cxr_vae.errors import CorruptFile, LateralView, OutputError
-from monai_cxr_vae.inference.film_chain import FilmChain, failed, new_row
+from monai_cxr_vae.inference.film_chain import FilmChain
+from monai_cxr_vae.inference.rows import refused
 from tests.inference.standins import Smooth, evaluator, write_film
 
 
@@ -32,7 +33,7 @@ def raised(error, cause=None):
     ],
 )
 def test_error_becomes_a_reason(error, expected):
-    row = failed(new_row(), error)
+    row = refused(error)
     assert (row["status"], row["reason"]) == expected
     assert "secret" not in str(row)
     assert "ZZNAME" not in str(row)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.inference import FolderOptions, FolderRun, scan
-from monai_cxr_vae.inference.manifest import COLUMNS, OPTIONAL
+from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from tests.inference.standins import (
     BOMB,
     BUG,
@@ -322,16 +322,19 @@ def test_links_and_odd_files(tmp_path):
     os.mkfifo(folder / "pipe")
     write_film(tmp_path / "elsewhere", 2)
     (folder / "outside").symlink_to(tmp_path / "elsewhere")
+    write_film(tmp_path / "shelf" / "film", 3)
+    for name in ("shelf", "shelf again"):
+        (folder / name).symlink_to(tmp_path / "shelf")
     (folder / os.fsdecode(b"\xff\xfe name")).write_bytes(b"x" * 200)
     result = run(folder, tmp_path / "out", manifest_paths=True)
     assert result.pop("exit code") == 0
     assert "/in/\\udcff\\udcfe name" in (tmp_path / "out" / "manifest.csv").read_text(encoding="utf-8")
     assert {name: status(row) for name, row in result.items()} == {
         "deep/film": ("done", None),
-        "loop": ("skipped", "not_a_file"),
         "nowhere": ("skipped", "not_a_file"),
         "pipe": ("skipped", "not_a_file"),
         "outside": ("done", None),
+        "shelf/film": ("done", None),
         os.fsdecode(b"\xff\xfe name"): ("skipped", "not_dicom"),
     }
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 
 import numpy as np
 import pytest
 
-from monai_cxr_vae.errors import OutputError
-from monai_cxr_vae.inference.folder_run import FolderOptions
-from monai_cxr_vae.inference.pool import Fault
-from tests.inference.standins import Unloadable, work
+from monai_cxr_vae.errors import OutputError, WorkerError
+from monai_cxr_vae.pool import Fault, IsolatedPool
+from tests.inference.standins import DiesAtFirst, Unloadable, work
 
 
 def results(tasks, function=work, **options):
-    with FolderOptions(**{"num_workers": 2, "timeout": 60, **options}).pool(function) as pool:
+    with IsolatedPool(function, **{"workers": 2, "timeout": 60, **options}) as pool:
         return list(pool.map(deque(tasks)))
 
 
@@ -23,7 +23,7 @@ def test_every_task_is_answered_once():
 
 
 def test_one_process_answers_in_order():
-    assert results(range(20), num_workers=1) == [(i, i) for i in range(20)]
+    assert results(range(20), workers=1) == [(i, i) for i in range(20)]
 
 
 @pytest.mark.parametrize(("task", "reason"), [("crash", "crashed"), ("bomb", "out_of_memory")])
@@ -34,14 +34,14 @@ def test_fault_costs_one_task(task, reason):
 
 
 def test_hang_costs_one_task_and_spares_the_slow():
-    answers = results(["slow", "hang", "slow", "slow", "slow"], timeout=6, num_workers=1)
+    answers = results(["slow", "hang", "slow", "slow", "slow"], timeout=6, workers=1)
     assert answers.count(("hang", Fault("timeout"))) == 1
     assert answers.count(("slow", "slow")) == 4
 
 
 def test_tasks_may_be_added_while_results_come():
     tasks = deque(["start"])
-    with FolderOptions(num_workers=1).pool(work) as pool:
+    with IsolatedPool(work, 1) as pool:
         answers = []
         for task, _ in pool.map(tasks):
             answers.append(task)
@@ -54,7 +54,7 @@ def test_tasks_may_be_added_while_results_come():
 def test_messages_larger_than_a_pipe_pass_while_processes_are_lost():
     large = [np.full(3_000_000, i, np.uint8) for i in range(12)]
     tasks = deque([*large[:6], "crash", *large[6:], "crash"])
-    with FolderOptions(num_workers=2, timeout=60).pool(work, in_flight=1) as pool:
+    with IsolatedPool(work, 2, in_flight=1) as pool:
         answers = list(pool.map(tasks))
     assert [result for task, result in answers if isinstance(task, str)] == [Fault("crashed")] * 2
     arrays = [(task, result) for task, result in answers if not isinstance(task, str)]
@@ -63,7 +63,7 @@ def test_messages_larger_than_a_pipe_pass_while_processes_are_lost():
 
 
 def test_pool_is_used_again():
-    with FolderOptions(num_workers=1).pool(work) as pool:
+    with IsolatedPool(work, 1) as pool:
         assert list(pool.map(deque([1]))) == [(1, 1)]
         assert list(pool.map(deque())) == []
         assert list(pool.map(deque(["crash"]))) == [("crash", Fault("crashed"))]
@@ -76,10 +76,17 @@ def test_full_disk_ends_everything():
 
 
 def test_process_that_cannot_start_is_an_error():
-    with pytest.raises(RuntimeError, match="worker process"):
+    with pytest.raises(WorkerError, match="cannot be started"):
         results([1], Unloadable())
 
 
+@pytest.mark.parametrize(("deaths", "answered"), [(3, True), (100, False)])
+def test_a_process_that_dies_at_its_start_is_started_again_a_few_times(tmp_path, deaths, answered):
+    with pytest.raises(WorkerError) if not answered else contextlib.nullcontext():
+        assert results([1, 2], DiesAtFirst(tmp_path, deaths), workers=1) == [(1, 1), (2, 2)]
+    assert len(list(tmp_path.iterdir())) == (deaths if answered else 6)
+
+
 def test_processes_are_silent_and_have_one_thread(capfd):
-    assert results(["noise", "threads"], num_workers=1) == [("noise", "noise"), ("threads", 1)]
+    assert results(["noise", "threads"], workers=1) == [("noise", "noise"), ("threads", 1)]
     assert capfd.readouterr() == ("", "")

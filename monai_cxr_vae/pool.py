@@ -15,17 +15,23 @@ import time
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from monai_cxr_vae.errors import OutputError
-from monai_cxr_vae.machine import one_thread
+from monai_cxr_vae.errors import InputError, OutputError, WorkerError
+from monai_cxr_vae.machine import cpu_count, one_thread
 
 _START_SECONDS = 300.0
+# How often in a row a process may be lost before it has begun, and the first pause before the next try, in seconds.
+_START_TRIES = 6
+_START_PAUSE = 0.2
 _END_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+# Imported once, by the server that all processes are forked from.
+_PRELOAD = ("monai_cxr_vae.inference.worker", "monai_cxr_vae.model", "monai.inferers", "monai.transforms")
+UNGUARDED = 'films are read by processes that import the script: put its work under if __name__ == "__main__"'
 
 
 class Fault(str):
@@ -38,32 +44,36 @@ class IsolatedPool:
     Args:
         function: picklable; called with a task, returns something picklable. It runs with standard streams closed,
             logging and warnings silenced: libraries quote file contents there.
-        workers: number of processes, each with one thread.
+        workers: number of processes, each with one thread; None takes one per CPU core up to four.
         timeout: seconds a task may take before its process is killed.
         memory_limit: GiB of address space that a process may take beyond what it has when it starts (None: any).
-        preload: modules to import once, before the processes are forked.
         in_flight: tasks that a process holds: with 2, one waits while the other is at work, so that no process idles
             while the parent stores a row. Only 1 suits tasks and results larger than a pipe's buffer (about 100 kB):
             process and parent would wait for each other to read.
+
+    Raises:
+        InputError: in a process that is itself only starting, to run a function of a script without a main guard.
     """
 
     def __init__(
         self,
         function: Callable[[Any], Any],
-        workers: int = 1,
+        workers: int | None = None,
         timeout: float = 120,
         memory_limit: float | None = 3,
-        preload: Iterable[str] = (),
         in_flight: int = 2,
     ) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise InputError(UNGUARDED)
         self._payload = pickle.dumps(function)
         self._timeout = timeout
         self._memory_limit = memory_limit
         self._in_flight = in_flight
         # A forked server never holds the parent's pipe ends, so a process whose parent dies sees its pipe close.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, *preload])
-        self._workers: list[_Worker | None] = [None] * workers
+        self._context.set_forkserver_preload([__name__, *_PRELOAD])
+        self._workers: list[_Worker | None] = [None] * (workers or min(4, cpu_count()))
+        self._lost_starts = 0
 
     def __enter__(self) -> IsolatedPool:
         return self
@@ -79,7 +89,7 @@ class IsolatedPool:
 
         Raises:
             OutputError: raised by the function; the run is over.
-            RuntimeError: a process cannot start.
+            WorkerError: no process can be started, however often it is tried.
         """
         while True:
             for i, worker in enumerate(self._workers):
@@ -95,7 +105,7 @@ class IsolatedPool:
                 if worker.pipe in ready:
                     yield from self._receive(worker, tasks)
                 elif time.monotonic() >= worker.deadline and not worker.pipe.poll():
-                    yield self._lose(worker, tasks, "timeout")
+                    yield from self._lose(worker, tasks, "timeout")
 
     def close(self) -> None:
         """End the processes, those at work by force; what they were at is not reported."""
@@ -105,24 +115,37 @@ class IsolatedPool:
         self._workers = [None] * len(self._workers)
 
     def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._payload, self._memory_limit)
-        process = self._context.Process(target=_serve, args=arguments, daemon=True)
-        # Importing the program that is running is needed only for what it defines; it may have no __main__ guard.
-        with contextlib.nullcontext() if b"__main__" in self._payload else _without_main_module():
-            process.start()
-        theirs.close()
-        return _Worker(process, ours, self._timeout)
+        while True:
+            ours, theirs = self._context.Pipe()
+            arguments = (theirs, self._payload, self._memory_limit)
+            process = self._context.Process(target=_serve, args=arguments, daemon=True)
+            try:
+                # Importing the program that is running is needed only for what it defines.
+                with contextlib.nullcontext() if b"__main__" in self._payload else _without_main_module():
+                    process.start()
+            except (OSError, EOFError) as error:  # the server that processes are forked from is gone
+                ours.close()
+                self._count_lost_start(error)
+                continue
+            finally:
+                theirs.close()
+            return _Worker(process, ours, self._timeout)
+
+    def _count_lost_start(self, error: BaseException | None = None) -> None:
+        """Wait before a process is started again; out of memory, say, there will be room in a moment, or never."""
+        self._lost_starts += 1
+        if self._lost_starts >= _START_TRIES:
+            raise WorkerError(f"the processes that read films cannot be started: {_START_TRIES} were lost") from error
+        time.sleep(_START_PAUSE * 2 ** (self._lost_starts - 1))
 
     def _receive(self, worker: _Worker, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
         try:
             kind, value = worker.pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):  # OSError: in the middle of a message
-            if not worker.ready:
-                raise RuntimeError("a worker process died while it started") from None
-            yield self._lose(worker, tasks, "crashed")
+            yield from self._lose(worker, tasks, "crashed")
             return
         if kind == "ready":
+            self._lost_starts = 0
             worker.begin()
         elif kind == "result":
             task = worker.tasks.popleft()
@@ -131,17 +154,17 @@ class IsolatedPool:
         elif kind == "output":
             raise OutputError(value)
         else:
-            raise RuntimeError(f"a worker process cannot start: {value}")
+            raise WorkerError(f"the processes that read films cannot be started: {value}")
 
-    def _lose(self, worker: _Worker, tasks: deque[Any], reason: str) -> tuple[Any, Fault]:
-        """Give up a process with the task it was at; the one that waited behind it gets another process."""
-        if not worker.ready:
-            raise RuntimeError("a worker process did not start in time")
+    def _lose(self, worker: _Worker, tasks: deque[Any], reason: str) -> Iterator[tuple[Any, Fault]]:
+        """Give up a process with the task it was at; those that waited behind it get another process."""
         worker.kill()
         self._workers[self._workers.index(worker)] = None
-        task = worker.tasks.popleft()
-        tasks.extendleft(worker.tasks)
-        return task, Fault(reason)
+        lost = [(worker.tasks.popleft(), Fault(reason))] if worker.ready else []
+        tasks.extendleft(reversed(worker.tasks))
+        if not lost:
+            self._count_lost_start()
+        yield from lost
 
 
 class _Worker:

@@ -1,0 +1,117 @@
+"""The rows of a manifest: what each says of one input, its columns, and the rows that no film has to be run for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, TypedDict
+
+from monai_cxr_vae.errors import Changed, explain
+from monai_cxr_vae.files import Entry, Identity, open_file
+from monai_cxr_vae.pool import Fault
+
+
+class Output(TypedDict):
+    """One file that was made of a film; ``uid`` of a DICOM object, ``path`` relative to the output folder."""
+
+    kind: str
+    uid: str | None
+    path: str
+    size: int
+    sha256: str
+
+
+class Row(TypedDict, total=False):
+    """What became of one input. The columns from ``replaces`` on stand in a row only when they say something."""
+
+    index: int
+    status: str | None
+    reason: str | None
+    format: str | None
+    study_uid: str | None
+    series_uid: str | None
+    sop_uid: str | None
+    input_sha256: str | None
+    rows: int | None
+    columns: int | None
+    bits_stored: int | None
+    photometric: str | None
+    transfer_syntax: str | None
+    decoder: str | None
+    voi: str | None
+    view: str | None
+    model_sha256: str
+    config_sha256: str
+    outputs: list[Output]
+    warnings: list[str]
+    duplicate_of: int | None
+    replaces: list[str]
+    path: str
+    quality: float
+    quality_p: float
+    quality_part: str
+    anomaly: float
+    anomaly_p: float
+    anomaly_part: str
+
+
+COLUMNS = tuple(Row.__annotations__)
+OPTIONAL = frozenset(("replaces", "path", *(c for c in COLUMNS if c.startswith(("quality", "anomaly")))))
+
+
+class InputRow(TypedDict):
+    """Where an input is and what its header says (private: paths name patients)."""
+
+    index: int
+    path: str
+    identity: list[int] | None
+    header: dict[str, Any] | None
+
+
+def new_row(**known: Any) -> Row:
+    """A row that claims nothing yet but what is known."""
+    row: Row = {"status": "failed", "reason": "internal", "input_sha256": None, "warnings": [], "outputs": []}
+    return {**row, **known}  # type: ignore[typeddict-item]
+
+
+def refused(error: BaseException, **known: Any) -> Row:
+    """The row of a film that an exception has ended."""
+    eligible, reason, codes = explain(error)
+    row = new_row(**known)
+    status = "failed" if eligible else "skipped"
+    return {**row, "status": status, "reason": reason, "warnings": [*row["warnings"], *codes]}
+
+
+def no_file(entry: Entry) -> Row:
+    """The row of what is no regular file: a pipe, a device, a link to nowhere; or of what cannot be looked at."""
+    if entry.listed:
+        return new_row(status="skipped", reason="not_a_file")
+    return new_row(reason="read_error")
+
+
+def duplicate(index: int, original: int, digest: str | None) -> Row:
+    """The row of another copy, or another name, of a film."""
+    return new_row(index=index, status="skipped", reason="duplicate", duplicate_of=original, input_sha256=digest)
+
+
+def lost(fault: Fault, path: str, identity: Identity | None) -> Row:
+    """The row of a film whose process was lost; its digest is taken here, which needs no parser.
+
+    Args:
+        fault: how it was lost.
+        path: the film.
+        identity: of the file that was given to the process; another one by now is not to blame.
+    """
+    row = new_row(reason=str(fault))
+    with contextlib.suppress(Exception), open_file(path) as file:
+        if identity is not None and file.identity != identity:
+            return refused(Changed("the file has been replaced"))
+        row["input_sha256"] = file.sha256()
+    return row
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """One line: how many films are done, skipped and failed."""
+    count = Counter(row["status"] for row in rows)
+    return ", ".join(f"{count[status]} {status}" for status in ("done", "skipped", "failed"))
