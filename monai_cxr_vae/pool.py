@@ -69,9 +69,11 @@ class IsolatedPool:
         self._timeout = timeout
         self._memory_limit = memory_limit
         self._in_flight = in_flight
-        # A forked server never holds the parent's pipe ends, so a process whose parent dies sees its pipe close.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, *_PRELOAD])
+        # A forked server never holds the parent's pipe ends, so a process whose parent dies sees its pipe close. A
+        # program that has given up its privileges may no longer start its own interpreter: it can only fork.
+        self._context: Any = multiprocessing.get_context("forkserver" if os.access(sys.executable, os.X_OK) else "fork")
+        if self._context.get_start_method() == "forkserver":
+            self._context.set_forkserver_preload([__name__, *_PRELOAD])
         self._workers: list[_Worker | None] = [None] * (workers or min(4, cpu_count()))
         self._lost_starts = 0
 
