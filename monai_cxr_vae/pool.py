@@ -31,11 +31,22 @@ _END_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 # Imported once, by the server that all processes are forked from.
 _PRELOAD = ("monai_cxr_vae.inference.worker", "monai_cxr_vae.model", "monai.inferers", "monai.transforms")
-UNGUARDED = 'films are read by processes that import the script: put its work under if __name__ == "__main__"'
 
 
 class Fault(str):
     """What became of a task that returned nothing: ``crashed``, ``timeout`` or ``out_of_memory``."""
+
+
+def check_main_guard() -> None:
+    """Refuse to go on in a process that is only starting, and imports a script that lacks its main guard for it.
+
+    Raises:
+        InputError: this is such a process.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InputError(
+            'films are read by processes that import the script: put its work under if __name__ == "__main__"'
+        )
 
 
 class IsolatedPool:
@@ -52,7 +63,7 @@ class IsolatedPool:
             process and parent would wait for each other to read.
 
     Raises:
-        InputError: in a process that is itself only starting, to run a function of a script without a main guard.
+        InputError: see :func:`check_main_guard`.
     """
 
     def __init__(
@@ -63,8 +74,7 @@ class IsolatedPool:
         memory_limit: float | None = 3,
         in_flight: int = 2,
     ) -> None:
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise InputError(UNGUARDED)
+        check_main_guard()
         self._payload = pickle.dumps(function)
         self._timeout = timeout
         self._memory_limit = memory_limit

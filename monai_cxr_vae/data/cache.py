@@ -29,7 +29,7 @@ from monai_cxr_vae.files import open_file, write_whole
 from monai_cxr_vae.film import read_film
 from monai_cxr_vae.machine import cpu_count
 from monai_cxr_vae.paths import cache_folder
-from monai_cxr_vae.pool import IsolatedPool
+from monai_cxr_vae.pool import IsolatedPool, check_main_guard
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class FilmDataset(Dataset):
         unreadable: str | os.PathLike | None = None,
         skip_unreadable: bool = False,
     ) -> None:
+        check_main_guard()  # before the lock of the store, which the script's first process holds
         self.transform = transform
         store = FilmStore(cache_dir or cache_folder() / "films", transform)
         data = list(data)

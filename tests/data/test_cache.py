@@ -8,27 +8,27 @@ import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, LoadImaged
+from monai.transforms import Compose
 from PIL import Image
 
-from monai_cxr_vae import load_model, read_radiograph
-from monai_cxr_vae.data import FilmDataset, cache
+from monai_cxr_vae import load_model, pool, read_radiograph
+from monai_cxr_vae.data import FilmDataset, film_transforms
 from monai_cxr_vae.data.cache import FilmStore
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.transforms import FitToSquared, fit_to_square
+from monai_cxr_vae.transforms import fit_to_square
 
 
 def preprocessing(size: int = 16, fit: str = "stretch") -> Compose:
-    reader = "monai_cxr_vae.data.RadiographReader"
-    load = LoadImaged("image", reader=reader, image_only=True, ensure_channel_first=True)
-    return Compose([load, FitToSquared("image", size, fit)])
+    return film_transforms(size, fit)
 
 
 @pytest.fixture
@@ -42,26 +42,25 @@ def films(tmp_path: Path) -> list[dict[str, str]]:
     return data
 
 
-class Counting:
-    """A transform that says how often it ran."""
+class Signing:
+    """A transform that leaves the number of its process, and of its threads, in a folder, once for each call."""
 
-    calls = 0
-
-    def __init__(self) -> None:
-        self.transform = preprocessing()
+    def __init__(self, folder: Path, seconds: float = 0) -> None:
+        self.transform, self.folder, self.seconds = preprocessing(), str(folder), seconds
 
     def __call__(self, item: dict[str, str]) -> dict[str, Any]:
-        type(self).calls += 1
+        time.sleep(self.seconds)  # so that no process has done all before another has started
+        (Path(self.folder) / f"{os.getpid()} {torch.get_num_threads()} {uuid.uuid4()}").touch()
         return self.transform(item)
 
 
 def test_a_film_is_decoded_once_even_under_another_name(films: list[dict[str, str]], tmp_path: Path):
-    Counting.calls = 0
-    first = FilmDataset(films, Counting(), tmp_path / "cache")
+    (tmp_path / "signed").mkdir()
+    first = FilmDataset(films, Signing(tmp_path / "signed"), tmp_path / "cache")
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(films[2]["image"]).read_bytes())
-    second = FilmDataset([*films[::-1], {"image": str(copy)}], Counting(), tmp_path / "cache")
-    assert Counting.calls == 6
+    second = FilmDataset([*films[::-1], {"image": str(copy)}], Signing(tmp_path / "signed"), tmp_path / "cache")
+    assert len(list((tmp_path / "signed").iterdir())) == 6
     assert torch.equal(second.images()[:6], first.images().flip(0))
     assert torch.equal(second[6]["image"], first[2]["image"])
 
@@ -115,24 +114,12 @@ def fill(arguments: tuple[list[dict[str, str]], Path]) -> torch.Tensor:
 
 def test_two_processes_fill_one_store(films: list[dict[str, str]], tmp_path: Path):
     expected = FilmDataset(films, preprocessing(), tmp_path / "alone").images()
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        both = pool.map(fill, [(films, tmp_path / "shared"), (films[::-1], tmp_path / "shared")])
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        both = list(processes.map(fill, [(films, tmp_path / "shared"), (films[::-1], tmp_path / "shared")]))
     assert torch.equal(both[0], expected)
     assert torch.equal(both[1], expected.flip(0))
     store = FilmStore(tmp_path / "shared", preprocessing()).folder
     assert (store / "films.u16").stat().st_size == 6 * 16 * 16 * 2
-
-
-class Signing:
-    """A transform that leaves the number of its process, and of its threads, in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.transform, self.folder = preprocessing(), str(folder)
-
-    def __call__(self, item: dict[str, str]) -> dict[str, Any]:
-        time.sleep(0.05)  # so that no process has done all before another has started
-        (Path(self.folder) / f"{os.getpid()} {torch.get_num_threads()}").touch()
-        return self.transform(item)
 
 
 def test_many_films_are_decoded_on_all_cores_under_a_progress_bar(
@@ -144,39 +131,89 @@ def test_many_films_are_decoded_on_all_cores_under_a_progress_bar(
         Image.fromarray(np.full((20, 20), i, np.uint8)).save(path)
         many.append({"image": str(path)})
     (tmp_path / "signed").mkdir()
-    monkeypatch.setattr(cache, "POOL_FROM", 10)
-    monkeypatch.setattr(cache, "cpu_count", lambda: 3)
+    monkeypatch.setattr(pool, "cpu_count", lambda: 3)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    filled = FilmDataset(many, Signing(tmp_path / "signed"), tmp_path / "cache").images()
+    filled = FilmDataset(many, Signing(tmp_path / "signed", 0.05), tmp_path / "cache").images()
     assert (filled * 255).round().int()[:, 0, 0, 0].tolist() == list(range(64))
-    processes = [file.name.split() for file in (tmp_path / "signed").iterdir()]
+    processes = {tuple(file.name.split()[:2]) for file in (tmp_path / "signed").iterdir()}
     assert len(processes) == 3
     assert str(os.getpid()) not in dict(processes)
     assert {threads for _, threads in processes} == {"1"}
     assert re.search(r"reading films:  [ 1-9]\d%.* \d+/64 ", capsys.readouterr().err)
 
 
-def test_a_script_without_a_main_guard_is_an_error_and_not_a_hang(films: list[dict[str, str]], tmp_path: Path):
+def test_a_script_needs_no_main_guard_unless_it_defines_the_transform(films: list[dict[str, str]], tmp_path: Path):
     script = tmp_path / "script.py"
-    script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_cache import preprocessing; from monai_cxr_vae.data import FilmDataset, cache\n"
-        "cache.POOL_FROM, cache.cpu_count = 2, lambda: 2\n"
-        "FilmDataset([{'image': path} for path in sys.argv[3:]], preprocessing(), sys.argv[2])\n"
-    )
-    command = [sys.executable, script, Path(__file__).parent, tmp_path / "cache", *(film["image"] for film in films)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 1
-    last = ended.stderr.splitlines()[-1]
-    assert last.startswith(
-        "monai_cxr_vae.errors.InputError: a process that reads films has died; many films are read by"
-    )
+    for transform, ends in (("preprocessing()", ""), ("Own()", "processes that import the script")):
+        script.write_text(
+            "import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from test_cache import preprocessing; from monai_cxr_vae.data import FilmDataset\n"
+            "class Own:\n    def __call__(self, item): return preprocessing()(item)\n"
+            f"FilmDataset([{{'image': path}} for path in sys.argv[3:]], {transform}, sys.argv[2])\n"
+        )
+        words = [script, Path(__file__).parent, tmp_path / "cache", *(film["image"] for film in films)]
+        ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=240)
+        assert ended.returncode == bool(ends)
+        assert ends in ended.stderr
 
 
-def test_unreadable_films_are_counted_and_the_first_named(films: list[dict[str, str]], tmp_path: Path):
-    Path(films[3]["image"]).write_bytes(Path(films[3]["image"]).read_bytes()[:60])
-    with pytest.raises(InputError, match=r"1 of 6 films cannot be read; the first: .*3\.png: "):
-        FilmDataset(films, preprocessing(), tmp_path / "cache")
+ABORTS = b"ABORT"
+
+
+class Aborting:
+    """A transform whose decoder takes the process along."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if item["film"].data.endswith(ABORTS):
+            os.abort()
+        return preprocessing()(item)
+
+
+def test_films_that_cannot_be_read_are_listed_and_may_be_left_out(films: list[dict[str, str]], tmp_path: Path):
+    paths = [Path(film["image"]) for film in films]
+    paths[0].write_bytes(paths[0].read_bytes() + ABORTS)
+    paths[3].write_bytes(paths[3].read_bytes()[:60])
+    paths[4].unlink()
+    listed, line = tmp_path / "out" / "unreadable.csv", "3 of 6 films cannot be read"
+    with pytest.raises(InputError, match=line) as refused:
+        FilmDataset(films, Aborting(), tmp_path / "cache", listed)
+    assert str(paths[0].parent) not in str(refused.value)
+    rows = sorted(row.split(",", 1) for row in listed.read_text().splitlines()[1:])
+    assert rows == [["corrupt", str(paths[3])], ["crashed", str(paths[0])], ["read_error", str(paths[4])]]
+    assert listed.stat().st_mode & 0o077 == 0
+    left = FilmDataset(films, Aborting(), tmp_path / "cache", listed, skip_unreadable=True)
+    whole = FilmDataset([films[i] for i in (1, 2, 5)], Aborting(), tmp_path / "cache")
+    assert left.data == whole.data
+    assert left.digests == whole.digests
+    assert torch.equal(left.images(), whole.images())
+
+
+def test_nothing_is_left_when_no_film_can_be_read(films: list[dict[str, str]], tmp_path: Path):
+    for film in films:
+        Path(film["image"]).write_bytes(b"")
+    with pytest.raises(InputError, match=r"6 of 6 films cannot be read \(6 empty\)"):
+        FilmDataset(films, preprocessing(), tmp_path / "cache", skip_unreadable=True)
+
+
+class Replacing:
+    """A transform during which the next film becomes another one."""
+
+    def __init__(self, films: list[dict[str, str]]) -> None:
+        self.films = films
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        for film in self.films:
+            if film["image"] != item["image"]:
+                Image.fromarray(np.full((20, 20), 7, np.uint8)).save(film["image"])
+        return preprocessing()(item)
+
+
+def test_a_film_replaced_since_its_digest_was_taken_is_not_stored(
+    films: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pool, "cpu_count", lambda: 1)
+    with pytest.raises(InputError, match=r"5 of 6 films cannot be read \(5 changed\)"):
+        FilmDataset(films, Replacing(films), tmp_path / "cache")
 
 
 @pytest.fixture

@@ -27,10 +27,12 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path):
         find_films(tmp_path)
 
 
-def test_films_are_found_in_byte_order_and_hidden_files_are_not(tmp_path: Path):
+def test_films_are_found_by_content_in_byte_order(tmp_path: Path):
     films = [write_film(tmp_path / name) for name in ("b/2.png", "a/10.PNG", "a/9.jpg")]
-    write_film(tmp_path / ".hidden.png")
-    assert find_films(tmp_path) == [films[1], films[2], films[0]]
+    (tmp_path / "a" / "no ending").write_bytes(films[0].read_bytes())
+    (tmp_path / "b" / "no film.png").write_text("notes")
+    (tmp_path / "b" / "._2.png").write_bytes(b"\0\5\x16\7")  # what one system leaves beside each file on a shared disk
+    assert find_films(tmp_path) == [films[1], films[2], tmp_path / "a" / "no ending", films[0]]
 
 
 @pytest.mark.parametrize(

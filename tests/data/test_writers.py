@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 
 import cv2
 import nibabel
@@ -19,8 +18,7 @@ from PIL import Image
 
 from monai_cxr_vae.data.pictures import LIMIT
 from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, strip_file
-from monai_cxr_vae.files import write_whole
-from monai_cxr_vae.errors import InputError, OutputError
+from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.radiograph import read_radiograph
 from monai_cxr_vae.transforms import FitToSquared, fit_to_square
 from tests.inference.standins import write_film
@@ -197,20 +195,6 @@ def test_settings_and_weights_are_told_apart(tmp_path):
     assert one == other
     assert one.config_sha256 != provenance_of(tmp_path / "a", {"x": 2, "y": 2}).config_sha256
     assert one.model_sha256 != provenance_of(tmp_path / "b", {"x": 1, "y": 2}).model_sha256
-
-
-def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    target = tmp_path / "out" / "x"
-    write_whole(target, b"old", tmp_path / "scratch")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match="No space left"):
-        write_whole(target, b"new", tmp_path / "scratch")
-    assert target.read_bytes() == b"old"
-    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_not_a_number_is_never_written(tmp_path, provenance):

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from monai_cxr_vae.dicom.files import open_dataset
-from monai_cxr_vae.files import MAX_FILE_BYTES
 from monai_cxr_vae.errors import EmptyFile, FilmError, NotAFile, NotDicom, ReadFailed, TooLarge, TruncatedFile
+from monai_cxr_vae.files import MAX_FILE_BYTES
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom import dx as codes
 from tests.dicom.dx import compressed, dx, gradient, lut, save
@@ -79,12 +79,14 @@ def write_bombs(folder: Path) -> None:
     png[29:33] = struct.pack(">L", zlib.crc32(bytes(png[12:29])))
     (folder / "bomb.png").write_bytes(png)
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    (folder / "bomb.nii.gz").write_bytes(b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush())
+    zeros = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
+    (folder / "bomb.gz").write_bytes(zeros)
     header = nibabel.Nifti1Header()
     header.set_data_shape((30000, 30000, 1))
     header.set_data_dtype(np.float64)
     header["magic"] = b"n+1"
     (folder / "bomb.nii").write_bytes(header.binaryblock + bytes(64))
+    (folder / "bomb.nii.gz").write_bytes(gzip.compress(header.binaryblock) + zeros)
 
 
 def test_bombs_are_refused_in_bounded_memory(tmp_path: Path) -> None:
@@ -104,6 +106,7 @@ def test_bombs_are_refused_in_bounded_memory(tmp_path: Path) -> None:
         "j2k bomb, header agrees.dcm": ["refused", "too_large"],
         "nested.dcm": ["refused", "corrupt"],
         "bomb.png": ["refused", "too_large"],
+        "bomb.gz": ["refused", "not_dicom"],
         "bomb.nii.gz": ["refused", "too_large"],
         "bomb.nii": ["refused", "too_large"],
     }
