@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from reprlib import repr as shortened
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -19,6 +21,10 @@ from monai_cxr_vae.radiograph import Radiograph
 from monai_cxr_vae.transforms import FITS, fit_to_square
 
 FORMAT_VERSION = 1
+# What a network can be asked for. A film has at most 64 million pixels; any other number is the length of an axis.
+MAX_IMAGE_SIZE, MAX_NUMBER, MAX_NUMBERS = 8192, 2**20, 64
+MAX_SETTINGS_BYTES = 2**20
+_LFS_POINTER = b"version https://git-lfs"
 
 
 class RadiographVAE(AnyVAE):
@@ -44,20 +50,18 @@ class RadiographVAE(AnyVAE):
         latent_covariance: Tensor
         scorer: Scorer | None
 
-    def __new__(cls, preset: str = "vector", fit: str = "stretch", **network: Any) -> RadiographVAE:
-        if preset not in PRESETS:
-            raise InputError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    def __new__(cls, /, preset: str = "vector", fit: str = "stretch", **network: Any) -> RadiographVAE:
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise InputError(f"unknown preset {shortened(preset)}; there are {', '.join(PRESETS)}")
         if cls is RadiographVAE:
             cls = SpatialRadiographVAE if network_of(preset) is SpatialVAE else VectorRadiographVAE
         return super().__new__(cls)
 
-    def __init__(self, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
+    def __init__(self, /, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
         if fit not in FITS:
-            raise InputError(f"unknown fit {fit!r}; there are {', '.join(FITS)}")
+            raise InputError(f"unknown fit {shortened(fit)}; there are {', '.join(FITS)}")
         arguments = PRESETS[preset] | {name: value for name, value in network.items() if value is not None}
-        unknown = [name for name in arguments if name not in inspect.signature(network_of(preset)).parameters]
-        if unknown:
-            raise InputError(f"a network of preset {preset} has no {', '.join(unknown)}")
+        _check_arguments(preset, arguments)
         try:
             super().__init__(**arguments)
         except ValueError as error:
@@ -143,11 +147,32 @@ class RadiographVAE(AnyVAE):
             return self.decode(z.to(self.sigma.device)).clamp(0, 1)
 
 
+def _check_arguments(preset: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse what a network's arguments cannot be: they are whole numbers and short lists of them."""
+    types = get_type_hints(network_of(preset).__init__)
+    for name, value in arguments.items():
+        if name not in types:
+            raise InputError(f"a network of preset {preset} has no {shortened(name)}")
+        is_list = isinstance(value, list | tuple)
+        numbers = value if is_list else [value]
+        limit = MAX_IMAGE_SIZE if name == "image_size" else MAX_NUMBER
+        if (
+            is_list == (types[name] is int)
+            or len(numbers) > MAX_NUMBERS
+            or not all(type(number) is int and 1 <= number <= limit for number in numbers)
+        ):
+            kind = "a whole number" if types[name] is int else f"at most {MAX_NUMBERS} whole numbers"
+            raise InputError(f"{name} must be {kind} from 1 to {limit}, not {shortened(value)}")
+
+
 def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Make room for a state dict's scorer, whose size is that of the films that it was fitted on."""
     start = f"{prefix}scorer."
     own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
-    scorer = Scorer.shaped_like(own).to(model.sigma.device).train(model.training) if own else None
+    try:
+        scorer = Scorer.shaped_like(own).to(model.sigma.device).train(model.training) if own else None
+    except (KeyError, TypeError) as error:  # a name is missing, or what stands there has no length
+        raise InputError("the scorer of these weights is damaged") from error
     if scorer is None or model.scorer is None or _shapes(scorer) != _shapes(model.scorer):
         model.scorer = scorer  # one that fits stays: an optimiser may hold its parameters
 
@@ -175,12 +200,17 @@ def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
     """
     file = weights_file(path)
     state = _read_state(file)
-    if "_extra_state" not in state:
-        raise InputError(f"{file} is not a weights file of monai_cxr_vae: it carries no settings")
     settings = _decode_settings(state["_extra_state"])
-    model = RadiographVAE(**settings["network"], **settings["preprocessing"])
+    arguments = settings["network"] | settings["preprocessing"]
     try:
+        # First on a device without memory, where any size fits: settings may ask for more than the file holds.
+        with torch.device("meta"):
+            rehearsal = RadiographVAE(**arguments)
+            rehearsal.load_state_dict({n: v if n == "_extra_state" else v.to("meta") for n, v in state.items()})
+        model = RadiographVAE(**arguments)
         model.load_state_dict(state)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
     except RuntimeError as error:
         raise InputError(f"{file} does not hold the weights of the network that it describes") from error
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
@@ -244,21 +274,60 @@ def weights_file(path: str | os.PathLike | None = None) -> Path:
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, together no larger than the file."""
+    size = file.stat().st_size
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as stream:
+            is_pointer = stream.read(len(_LFS_POINTER)) == _LFS_POINTER
+        if not is_pointer:
+            _check_archive(file, size)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{file} is not a weights file: {type(error).__name__}") from error
-    if not isinstance(state, dict):
+    if is_pointer:
+        raise InputError(f"{file} is a Git LFS pointer and not the weights themselves, which `git lfs pull` fetches")
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise InputError(f"{file} is not a weights file of monai_cxr_vae")
+    if {"optimizer", "averaged"} <= state.keys():
+        raise InputError(f"{file} is a checkpoint to resume training; the weights are in model.pt, one folder up")
+    if state and all(name.startswith("module.") for name in state):
+        raise InputError(
+            f'{file} holds the weights of a wrapped network ("module." before each name); a training writes those of '
+            "the network itself to model.pt"
+        )
+    if "_extra_state" not in state:
+        raise InputError(f"{file} is not a weights file of monai_cxr_vae: it carries no settings")
+    if not all(_is_plain(value) for value in state.values()) or _bytes_of(state.values()) > size:
+        raise InputError(f"{file} holds other things than the tensors of a network")
     return state
+
+
+def _check_archive(file: Path, size: int) -> None:
+    """Refuse an archive that takes more memory than its file has bytes; PyTorch compresses nothing when it writes."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
+        raise InputError(f"{file} is not a weights file: it is a compressed archive")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _decode_settings(state: Any) -> dict[str, Any]:
     try:
+        if state.dtype != torch.uint8 or state.numel() > MAX_SETTINGS_BYTES:
+            raise ValueError("not the bytes of a short text")
         settings = json.loads(bytes(state.cpu().numpy().tobytes()))
         version, _ = settings["version"], (settings["network"]["preset"], settings["preprocessing"]["fit"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError("the weights file's settings are damaged") from error
     if version != FORMAT_VERSION:
-        raise InputError(f"weights file of version {version}; this program reads {FORMAT_VERSION}")
+        raise InputError(f"weights file of version {shortened(version)}; this program reads {FORMAT_VERSION}")
     return settings

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
+import textwrap
+import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from ignite.engine import Engine
 from monai.handlers import CheckpointLoader
 from scipy import stats
@@ -17,6 +26,7 @@ from scipy import stats
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model, save_state, weights_file
+from monai_cxr_vae.networks import Scorer
 
 TINY = {"image_size": 16, "latent_size": 4, "channels": (8,), "width": 16}
 
@@ -94,16 +104,240 @@ def test_what_is_no_weights_file_is_one_clear_error(tmp_path: Path, content: byt
         load_model(tmp_path / "absent.pt")
 
 
-@pytest.mark.parametrize(
-    "settings", ["text", [], {"version": 1}, {"version": 1, "network": {"preset": "vector"}, "preprocessing": None}]
-)
-def test_damaged_settings_are_one_clear_error(weights: Path, settings: object):
+def change_settings(weights: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Rewrite a weights file with the settings that ``change`` makes of its own: a JSON value, or a text as it is."""
     state = torch.load(weights, weights_only=True)
-    if settings != "text":
-        settings = torch.frombuffer(bytearray(json.dumps(settings).encode()), dtype=torch.uint8)
-    torch.save(state | {"_extra_state": settings}, weights)
-    with pytest.raises(InputError, match="settings are damaged"):
+    made = change(json.loads(bytes(state["_extra_state"].numpy())))
+    text = made if isinstance(made, str) else json.dumps(made)
+    torch.save(state | {"_extra_state": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}, weights)
+
+
+def opened_or_refused(weights: Path) -> RadiographVAE | None:
+    """The model, or None if one line says why there is none; any other error is passed on."""
+    try:
+        return load_model(weights)
+    except InputError as error:
+        said = str(error)
+    assert len(said.splitlines()) == 1
+    return None
+
+
+def refusal(weights: Path) -> str:
+    """The one line that says why weights are refused."""
+    with pytest.raises(InputError) as refused:
         load_model(weights)
+    (line,) = str(refused.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ([], "settings are damaged"),
+        ({"version": 1}, "settings are damaged"),
+        ({"version": 1, "network": {"preset": "vector"}, "preprocessing": None}, "settings are damaged"),
+        ("[" * 200_000 + "]" * 200_000, "settings are damaged"),
+        ('{"version": ' + "9" * 5000 + "}", "settings are damaged"),
+        (" " * 2**21, "settings are damaged"),
+        ({"version": 2, "network": {"preset": "vector"}, "preprocessing": {"fit": "stretch"}}, "of version 2; this"),
+    ],
+    ids=["list", "nothing else", "null", "nested", "number of 5000 digits", "two megabytes", "version"],
+)
+def test_settings_that_are_none_are_refused(weights: Path, settings: object, reason: str):
+    change_settings(weights, lambda _: settings)
+    assert reason in refusal(weights)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "reason"),
+    [
+        ("network", {"preset": ["vector"]}, "unknown preset"),
+        ("network", {"preset": "huge"}, "unknown preset 'huge'"),
+        ("network", {"fit": "stretch"}, "these weights were made with network"),
+        ("network", {"cls": 1}, "a network of preset vector has no 'cls'"),
+        ("network", {"self": 1}, "a network of preset vector has no 'self'"),
+        ("network", {"line\nbreak": 1}, r"has no 'line\nbreak'"),
+        ("network", {"image_size": 16.0}, "image_size must be a whole number from 1 to 8192, not 16.0"),
+        ("network", {"image_size": True}, "image_size must be a whole number"),
+        ("network", {"image_size": [16]}, "image_size must be a whole number"),
+        ("network", {"image_size": 65536}, "image_size must be a whole number from 1 to 8192, not 65536"),
+        ("network", {"image_size": 0}, "image_size must be a whole number from 1"),
+        ("network", {"latent_size": 10**7}, "latent_size must be a whole number from 1 to 1048576"),
+        ("network", {"channels": 8}, "channels must be at most 64 whole numbers"),
+        ("network", {"channels": ["8"]}, "channels must be at most 64 whole numbers"),
+        ("network", {"channels": [8] * 65}, "channels must be at most 64 whole numbers"),
+        ("network", {"channels": []}, "must be positive"),
+        ("network", {"width": 2**20}, "does not hold the weights of the network that it describes"),
+        ("network", {"preset": "spatial"}, "has no 'width'"),
+        ("preprocessing", {"fit": ["letterbox"]}, "unknown fit"),
+        ("preprocessing", {"fit": "crop"}, "unknown fit 'crop'"),
+        ("preprocessing", {"image_size": 32}, "these weights were made with network"),
+        ("preprocessing", {"margin": 3}, "has no 'margin'"),
+    ],
+)
+def test_settings_that_no_network_has_are_refused(weights: Path, part: str, change: dict, reason: str):
+    change_settings(weights, lambda settings: settings | {part: settings[part] | change})
+    assert reason in refusal(weights)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["vector", "spatial", 8, 16]),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(["preset", "fit", "image_size", "latent_size", "channels", "width", "stride"]) | st.text()
+
+
+@given(part=st.sampled_from(["network", "preprocessing", "version"]), value=JSON | st.dictionaries(NAMES, JSON))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_settings_are_those_of_the_file_or_refused_in_one_line(weights: Path, part: str, value: object):
+    copy = weights.with_name("copy.pt")
+    copy.write_bytes(weights.read_bytes())
+    own: dict[str, Any] = {}
+
+    def change(settings: dict[str, Any]) -> dict[str, Any]:
+        own.update(settings)
+        both = isinstance(value, dict) and part != "version"
+        return settings | {part: settings[part] | value if both else value}  # type: ignore[operator]
+
+    change_settings(copy, change)
+    model = opened_or_refused(copy)
+    assert model is None or model.settings == own
+
+
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.none() | st.integers(0, 255))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_file_opens_or_is_refused_in_one_line(weights: Path, place: float, byte: int | None):
+    data = weights.read_bytes()
+    at = int(place * len(data))
+    copy = weights.with_name("copy.pt")
+    copy.write_bytes(data[:at] if byte is None else data[:at] + bytes([byte]) + data[at + 1 :])
+    opened_or_refused(copy)
+
+
+def _deflated(weights: Path) -> None:
+    with zipfile.ZipFile(weights) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
+def _a_bomb(weights: Path) -> None:
+    with zipfile.ZipFile(weights, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("archive/data/x", "w") as entry:
+        for _ in range(2**9):
+            entry.write(bytes(2**20))
+
+
+def _rewritten(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    return lambda weights: torch.save(change(torch.load(weights, weights_only=True)), weights)
+
+
+def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
+    return {n: value for n, value in state.items() if n != name}
+
+
+HUGE = torch.zeros(1).expand(2**40)
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "git lfs pointer": (
+        lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12714483\n"),
+        "is a Git LFS pointer and not the weights themselves, which `git lfs pull` fetches",
+    ),
+    "compressed": (_deflated, "is a compressed archive"),
+    "old format": (
+        lambda file: torch.save(torch.load(file, weights_only=True), file, _use_new_zipfile_serialization=False),
+        "is not a weights file: BadZipFile",
+    ),
+    "of a wrapped network": (
+        _rewritten(lambda state: {f"module.{name}": value for name, value in state.items()}),
+        'the weights of a wrapped network ("module." before each name); a training writes those of the network itself '
+        "to model.pt",
+    ),
+    "list": (_rewritten(lambda state: list(state.values())), "is not a weights file of monai_cxr_vae"),
+    "number as name": (_rewritten(lambda state: state | {3: torch.zeros(1)}), "is not a weights file of monai_cxr_vae"),
+    "no settings": (_rewritten(lambda state: _without(state, "_extra_state")), "carries no settings"),
+    "text as settings": (_rewritten(lambda state: state | {"_extra_state": "text"}), "holds other things than the"),
+    "numbers as settings": (
+        _rewritten(lambda state: state | {"_extra_state": torch.zeros(3)}),
+        "settings are damaged",
+    ),
+    "expanded": (_rewritten(lambda state: state | {"sigma": HUGE}), "holds other things than the tensors"),
+    "sparse": (_rewritten(lambda state: state | {"sigma": torch.ones(3).to_sparse()}), "holds other things than the"),
+    "without memory": (
+        _rewritten(lambda state: state | {"sigma": torch.zeros((), device="meta")}),
+        "holds other things than the tensors",
+    ),
+    "one missing": (_rewritten(lambda state: _without(state, "mu_head.bias")), "does not hold the weights of the"),
+    "one too many": (_rewritten(lambda state: state | {"more": torch.zeros(1)}), "does not hold the weights of the"),
+    "other shape": (_rewritten(lambda state: state | {"mu_head.bias": torch.zeros(5)}), "does not hold the weights of"),
+    "scorer in part": (_rewritten(lambda state: state | {"scorer.centre": torch.zeros(5)}), "the scorer of these"),
+    "scorer without axes": (
+        _rewritten(lambda state: state | {"scorer.variance": torch.zeros(())}),
+        "the scorer of these weights is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_weights_files_suffer_is_told(weights: Path, damage: str):
+    damage_it, reason = DAMAGES[damage]
+    damage_it(weights)
+    assert reason in refusal(weights)
+
+
+def test_a_scorer_that_is_larger_than_the_network_is_refused(model: RadiographVAE, weights: Path):
+    model.scorer = Scorer(image_size=16, latent_size=4, critic=False, films=5)
+    save_model(model, weights)
+    assert load_model(weights).scorer is not None
+    large = {f"scorer.{name}": torch.zeros(10**6) for name in ("variance", "latent_mean")}  # asks for 4 TB
+    _rewritten(lambda state: state | large)(weights)
+    assert "does not hold the weights of the network that it describes" in refusal(weights)
+
+
+def test_a_checkpoint_is_told_from_weights(tmp_path: Path):
+    network = RadiographVAE(**TINY)
+    parts = {name: network.state_dict() for name in ("network", "averaged", "optimizer", "lr_scheduler")}
+    save_state(parts | {"epoch": 3}, tmp_path / "checkpoints" / "last.pt")
+    said = refusal(tmp_path / "checkpoints" / "last.pt")
+    assert said.endswith("last.pt is a checkpoint to resume training; the weights are in model.pt, one folder up")
+
+
+GIGANTIC = [
+    {"image_size": 65536},
+    {"image_size": 8192, "latent_size": 2**20},
+    {"latent_size": 10**7},
+    {"channels": [2048, 2048], "image_size": 64},
+    {"width": 2**20},
+    {"preset": "spatial", "image_size": 8192, "latent_size": 2**20, "stride": 8192, "groups": 2**20, "channels": [1]},
+]
+
+
+def test_gigantic_settings_and_archives_take_no_memory(weights: Path, tmp_path: Path):
+    files = [tmp_path / f"{i}.pt" for i in range(len(GIGANTIC))]
+    for file, asked in zip(files, GIGANTIC, strict=True):
+        file.write_bytes(weights.read_bytes())
+        own = {} if "preset" in asked else {"preset": "vector", **TINY}
+        change_settings(file, lambda settings, own=own, asked=asked: settings | {"network": own | asked})
+    _a_bomb(weights)
+    program = """
+        import resource, sys
+        from monai_cxr_vae.errors import InputError
+        from monai_cxr_vae.model import load_model
+        largest = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        load_model()
+        before = largest()
+        for file in sys.argv[1:]:
+            try:
+                load_model(file)
+            except InputError as error:
+                print(largest() - before, error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(weights), *map(str, files)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 1 + len(files)
+    for line in said:
+        assert int(line.split()[0]) < 64 * 2**10  # kB
+        assert re.search("must be|does not hold the weights|compressed archive", line)
 
 
 def test_weights_that_are_not_finite_are_refused_and_missing_statistics_are_not(model: RadiographVAE, weights: Path):

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -36,9 +37,35 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 
 
+_quiet_lock = threading.Lock()
+_quiet_bodies = 0
+_quiet_state = contextlib.ExitStack()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence pydicom while the body runs: its warnings and log lines quote values, which may be a patient's."""
+    """Silence pydicom while the body runs: its warnings and log lines quote values, which may be a patient's.
+
+    Python's warnings and pydicom's logger and validation are switched for a whole process, not for a thread. So the
+    first body of any thread to begin switches them and the last one to end switches them back; in between the other
+    threads are silent too.
+    """
+    global _quiet_bodies
+    with _quiet_lock:
+        if not _quiet_bodies:
+            _quiet_state.enter_context(_silenced())
+        _quiet_bodies += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_bodies -= 1
+            if not _quiet_bodies:
+                _quiet_state.close()
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
     logger = logging.getLogger("pydicom")
     disabled, logger.disabled = logger.disabled, True
     try:

@@ -87,7 +87,7 @@ class VAE(AnyVAE):
         self.mu_head = nn.Linear(width, latent_size)
         self.logvar_head = nn.Linear(width, latent_size)
         nn.init.zeros_(self.logvar_head.weight)
-        nn.init.constant_(self.logvar_head.bias, float(unbound_logvar(torch.tensor(_INITIAL_LOGVAR))))
+        self.logvar_head.bias.data.fill_(unbound_logvar(torch.tensor(_INITIAL_LOGVAR)))
 
         self.linear_decoder = nn.Linear(latent_size, pixels)
         self.linear_addition = nn.Linear(latent_size, pixels, bias=False)

@@ -44,12 +44,14 @@ def orthanc(
     own_network: None, tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Orthanc]:
     """The server of the PACS example, its storage and ports apart."""
-    folder = tmp_path_factory.mktemp("orthanc")
+    folder, example = tmp_path_factory.mktemp("orthanc"), Path(__file__).parents[2] / "examples" / "pacs"
     http, dicom = 18042, 14242
-    settings = json.loads((Path(__file__).parents[2] / "examples" / "pacs" / "orthanc.json").read_text())
+    settings = json.loads((example / "orthanc.json").read_text())
     settings |= {"HttpPort": http, "DicomPort": dicom}
+    settings["LuaScripts"] = [str(example / script) for script in settings["LuaScripts"]]
     settings |= dict.fromkeys(("StorageDirectory", "IndexDirectory"), str(folder / "storage"))
     (folder / "orthanc.json").write_text(json.dumps(settings))
     url = f"http://127.0.0.1:{http}"
-    with running([tool("Orthanc"), str(folder / "orthanc.json")], f"{url}/system", folder / "log"):
+    tool("Orthanc"), tool("cc")
+    with running(["bash", str(example / "archive.sh"), str(folder / "orthanc.json")], f"{url}/system", folder / "log"):
         yield Orthanc(folder, url, dicom)

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,15 @@ class Answer:
         }
 
 
-def ask(url: str, data: bytes | None = None, method: str | None = None, kind: str = "", accept: str = "*/*") -> Answer:
-    headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
+def ask(
+    url: str,
+    data: bytes | None = None,
+    method: str | None = None,
+    kind: str = "",
+    accept: str = "*/*",
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    headers = {"Accept": accept, **({"Content-Type": kind} if kind else {}), **(headers or {})}
     request = urllib.request.Request(url, data, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=600) as answer:

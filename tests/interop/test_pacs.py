@@ -55,6 +55,42 @@ def results(spool):
     return objects
 
 
+def test_only_this_computer_is_listened_to(orthanc, tool):
+    listening = subprocess.run([tool("ss"), "-Hltn"], capture_output=True, text=True, check=True).stdout
+    addresses = {line.split()[3] for line in listening.splitlines()}
+    assert addresses == {f"127.0.0.1:{orthanc.dicom_port}", orthanc.url.removeprefix("http://")}
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [("storescu", "FINDSCU"), ("findscu", "STORESCU"), ("getscu", "STORESCU")]
+    + [(program, "ANYBODY") for program in ("echoscu", "storescu", "findscu", "getscu")],
+)
+def test_only_known_peers_are_answered(routed, orthanc, tool, tmp_path, program, name):
+    """And they for nothing but their own kind of request, which other tests make."""
+    before = ask(f"{orthanc.url}/statistics").json()
+    write_film(tmp_path / "film.dcm", 99)
+    stored = pydicom.dcmread(next((orthanc.folder / "films").iterdir()))
+    query = ["-S", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={stored.StudyInstanceUID}"]
+    options = {"findscu": query, "getscu": [*query, "-od", str(tmp_path)]}.get(program, [])
+    films = [str(tmp_path / "film.dcm")] if program == "storescu" else []
+    command = [tool(program), "-aet", name, *options, *peer(orthanc), *films]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert ("Association Rejected" in said) == (name == "ANYBODY")
+    assert "Pending" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["film.dcm"]
+    assert ask(f"{orthanc.url}/statistics").json() == before
+
+
+@pytest.mark.parametrize("path", ["/patients", "/dicom-web/studies"])
+def test_web_pages_of_other_sites_are_refused(routed, orthanc, path):
+    """Whether they name themselves or come under a name that points to this computer."""
+    for header in ({"Host": "elsewhere.example"}, {"Origin": "http://elsewhere.example"}, {"Origin": "null"}):
+        assert ask(orthanc.url + path, headers=header).status == 403
+    assert ask(orthanc.url + path, headers={"Origin": orthanc.url}).status == 200
+
+
 def test_server_holds_films_and_results(routed, orthanc):
     statistics = ask(f"{orthanc.url}/statistics").json()
     assert statistics["CountInstances"] == 2 * COUNT
