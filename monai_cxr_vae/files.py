@@ -145,7 +145,7 @@ def write_whole(
         finally:
             os.close(folder_handle)
     except OSError as error:
-        raise OutputError(f"the output cannot be written: {os.strerror(error.errno or 0)}") from error
+        raise OutputError(f"the output cannot be written: {error.strerror or type(error).__name__}") from error
 
 
 @dataclass(frozen=True)

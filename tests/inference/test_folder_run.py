@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from monai.transforms import Compose
 from PIL import Image
 
 from monai_cxr_vae.errors import InputError
@@ -270,6 +271,107 @@ def test_a_row_that_one_journal_lost_comes_back(tmp_path, kept):
         assert {name: status(row) for name, row in rows(folder, output).items()} == {
             name: status(row) for name, row in whole.items() if name != "exit code"
         }
+
+
+class Swap:
+    """The next film is replaced by another patient's, under its name, while a run is at work."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, data):
+        for number in range(3):
+            path = self.folder / str(number)
+            if str(path) != data["image"]:
+                write_film(path.with_suffix(".new"), 20 + number).replace(path)
+        return data
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"objects": ["sc", "overlay"]}])
+def test_a_film_replaced_under_its_name_lends_nobody_its_pixels(tmp_path, options):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for number in range(3):
+        write_film(folder / str(number), number)
+    engine = evaluator(folder, output, **options)
+    engine.chain.preprocessing = Compose([Swap(folder), *engine.chain.preprocessing.transforms])
+    engine.run()
+    result = rows(folder, output)
+    assert {status(row) for row in result.values()} <= {("done", None), ("failed", "changed")}
+    assert ("failed", "changed") in {status(row) for row in result.values()}
+    settled = run(folder, output, **options)  # of itself, without being asked to try again
+    assert settled.pop("exit code") == 0
+    undisturbed = run(folder, tmp_path / "undisturbed", **options)
+    assert {name: row["outputs"] for name, row in settled.items()} == {
+        name: row["outputs"] for name, row in undisturbed.items() if name != "exit code"
+    }
+    for row in settled.values():
+        ds = pydicom.dcmread(output / row["outputs"][0]["path"])
+        assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == row["sop_uid"]
+
+
+def test_a_film_of_equal_size_and_time_is_another_film(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_film(folder / "a", 1)
+    os.utime(folder / "a", ns=(1, 1))
+    size = (folder / "a").stat().st_size
+    first = run(folder, output)["a"]
+    write_film(folder / "a", 2)
+    os.utime(folder / "a", ns=(1, 1))
+    assert (folder / "a").stat().st_size == size
+    second = run(folder, output)["a"]
+    assert second["study_uid"] != first["study_uid"]
+    assert second["replaces"] == [first["outputs"][0]["path"]]
+    assert (output / first["outputs"][0]["path"]).exists()
+
+
+class Remove:
+    """The output folder goes away while a run is at work."""
+
+    def __init__(self, output, again):
+        self.output, self.again = output, again
+
+    def __call__(self, data):
+        shutil.rmtree(self.output, ignore_errors=True)
+        if self.again:
+            self.output.mkdir()
+        return data
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_output_folder_that_goes_away_is_no_success(tmp_path, capsys, again):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for number in range(2):
+        write_film(folder / str(number), number)
+    engine = evaluator(folder, output)
+    engine.chain.preprocessing = Compose([Remove(output, again), *engine.chain.preprocessing.transforms])
+    engine.run()
+    assert engine.exit_code == 3
+    assert "removed or replaced" in capsys.readouterr().err
+
+
+def test_a_row_whose_input_was_lost_is_void(tmp_path):
+    folder, output = write_folder(tmp_path / "in"), tmp_path / "out"
+    run(folder, output)
+    journal = output / ".run" / "inputs.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:5]) + lines[5][:9])
+    result = run(folder, output)
+    assert result.pop("exit code") == 0
+    assert len((output / "manifest.csv").read_text().splitlines()) == 1 + len(result)
+    assert len({row["index"] for row in result.values()}) == len(result)
+
+
+def test_each_pass_opens_a_film_once(tmp_path):
+    """The kernel's own count, of a run with pictures and a report."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    folder, output = tmp_path / "in", tmp_path / "out"
+    write_film(folder / "film", 1)
+    log = tmp_path / "log"
+    subprocess.run([strace, "-f", "-e", "trace=open,openat", "-o", log, *PROGRAM, folder, output], check=True)
+    opened = [line for line in log.read_text().splitlines() if f'"{folder}/film"' in line]
+    assert len(opened) == 2  # to see what it is, and to run it
 
 
 def test_strict_view_judges_what_was_done_before(tmp_path):
