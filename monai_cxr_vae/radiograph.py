@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from monai_cxr_vae.dicom.decode import MAX_PIXELS, check_pixels, decode, pixel_format
-from monai_cxr_vae.dicom.display import display_table
+from monai_cxr_vae.dicom.attributes import GREY
+from monai_cxr_vae.dicom.colour import grey_values
+from monai_cxr_vae.dicom.decode import MAX_PIXELS, PixelFormat, check_pixels, decode, pixel_format
+from monai_cxr_vae.dicom.display import DEPTHS, display_table, is_blank, shutter
 from monai_cxr_vae.dicom.files import check_file, inflate, open_dataset, quiet
 from monai_cxr_vae.dicom.view import patient_orientation, radiograph_view
 from monai_cxr_vae.errors import (
@@ -28,10 +30,12 @@ from monai_cxr_vae.errors import (
     TooLarge,
     TruncatedFile,
     UnsupportedSyntax,
+    WarningCode,
 )
 
 MAX_PIXEL_ASPECT = 20.0
 NIFTI_PERCENTILES = (0.5, 99.5)
+_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +87,23 @@ class Radiograph:
         return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
 
 
-def read_radiograph(path: str | Path) -> Radiograph:
+def read_radiograph(path: str | Path, *, bits: int | None = None) -> Radiograph:
     """Read a film: single-frame greyscale DICOM, PNG, JPEG, or 2-D NIfTI, told apart by content, not by name.
 
-    DICOM goes through stored bits, Modality LUT, VOI LUT or window, and polarity (PS3.4 N.2). 8-bit pictures are
-    divided by 255; 16-bit PNG by the smallest of 10, 12, 14, 16 bits that holds its maximum; NIfTI is scaled from its
-    0.5 to its 99.5 percentile. A colour picture whose channels are equal is grey; transparency is accepted only where
-    there is none.
+    DICOM goes through stored bits, Modality LUT, VOI LUT or window, polarity (PS3.4 N.2) and display shutter. 8-bit
+    pictures are divided by 255; 16-bit PNG by ``bits``, else by the smallest of 8, 10, 12, 14, 16 bits that holds its
+    maximum; NIfTI is scaled from its 0.5 to its 99.5 percentile. A colour picture whose channels are equal is grey;
+    transparency is accepted only where there is none. EXIF orientation is applied.
 
     Args:
         path: the file.
+        bits: depth of 16-bit PNG, so that films of one set are scaled alike.
 
     Raises:
         FilmError: always a subclass that names the reason; the message holds nothing from the file.
     """
     try:
-        return _read(Path(path))
+        return _read(Path(path), bits)
     except FilmError:
         raise
     except MemoryError as error:
@@ -109,14 +114,16 @@ def read_radiograph(path: str | Path) -> Radiograph:
         raise CorruptFile("the file is damaged in a way that no reader expects") from error
 
 
-def _read(path: Path) -> Radiograph:
+def _read(path: Path, bits: int | None) -> Radiograph:
     check_file(path)
     with path.open("rb") as stream:
         head = stream.read(352)
+    if head[128:132] == b"DICM":  # whatever the preamble looks like
+        return _read_dicom(path)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _read_picture(path.read_bytes(), "png")
+        return _read_picture(path.read_bytes(), "png", bits)
     if head.startswith(b"\xff\xd8\xff"):
-        return _read_picture(path.read_bytes(), "jpeg")
+        return _read_picture(path.read_bytes(), "jpeg", bits)
     if head.startswith(b"\x1f\x8b"):
         data = inflate(path.read_bytes(), zlib.MAX_WBITS | 16)
         if not _is_nifti(data):
@@ -143,13 +150,13 @@ def _read_dicom(path: Path) -> Radiograph:
         check_pixels(dataset)
         form = pixel_format(dataset)
         words, decoder = decode(dataset, form)
-        table = display_table(dataset, form)
+        pixels, voi, warnings = _displayed(words, dataset, form)
         view, view_warnings = radiograph_view(dataset)
         spacing, aspect, spacing_warnings = _spacing(dataset)
         orientation = patient_orientation(dataset)
     row, column = spacing or (aspect, 1.0)
     return Radiograph(
-        pixels=table.apply(words),
+        pixels=pixels,
         format="dicom",
         spacing=spacing,
         pixel_aspect=aspect,
@@ -158,12 +165,28 @@ def _read_dicom(path: Path) -> Radiograph:
         photometric=form.photometric,
         transfer_syntax=form.transfer_syntax,
         decoder=decoder,
-        voi=table.voi,
+        voi=voi,
         view=view,
-        warnings=table.warnings + view_warnings + spacing_warnings,
+        warnings=warnings + view_warnings + spacing_warnings,
         affine=None,
         row_major_affine=_screen_affine(row, column),
     )
+
+
+def _displayed(words: np.ndarray, dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    """Display values of stored words, how contrast was chosen, and warning codes."""
+    if form.photometric in GREY:
+        table = display_table(dataset, form, words)
+        pixels, voi, warnings = table.apply(words), table.voi, list(table.warnings)
+    else:
+        pixels, voi = grey_values(words, dataset, form), f"{form.bits_stored} bits"
+        warnings = [WarningCode.COLOUR_AS_GREY]
+    if is_blank(pixels):
+        warnings.append(WarningCode.VOI_BLANK)
+    covered, grey = shutter(dataset, form.rows, form.columns, warnings)
+    if covered is not None:
+        pixels[covered] = grey
+    return pixels, voi, tuple(warnings)
 
 
 def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, float, tuple[str, ...]]:
@@ -179,35 +202,40 @@ def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, float, tuple
                 return (None if keyword == "PixelAspectRatio" else (row, column)), row / column, warnings
         except Exception:
             pass
-        warnings = ("spacing_invalid",)
+        warnings = (WarningCode.SPACING_INVALID,)
     return None, 1.0, warnings
 
 
 # PNG and JPEG
 
 
-def _read_picture(data: bytes, kind: str) -> Radiograph:
-    from PIL import Image
+def _read_picture(data: bytes, kind: str, bits: int | None) -> Radiograph:
+    from PIL import Image, ImageOps
 
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG",) if kind == "png" else ("JPEG", "MPO"))
+        image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG",) if kind == "png" else ("JPEG", "MPO"))
         if image.width * image.height > MAX_PIXELS:
             raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels")
         if getattr(image, "n_frames", 1) > 1:
             raise MultiFrame("the file holds several pictures")
         image.load()
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
+        if turned:
+            image = ImageOps.exif_transpose(image)
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise CorruptFile("the picture is damaged or incomplete") from error
     grey, warnings = _grey(image, deep=kind == "png" and data[24] == 16)
-    if kind == "jpeg" and image.getexif().get(0x0112, 1) != 1:
-        warnings += ("exif_orientation_ignored",)
-    bits, voi = 8, "8 bits"
-    if grey.dtype != np.uint8:
-        bits = next(bits for bits in (10, 12, 14, 16) if int(grey.max()) < 1 << bits)
-        voi = f"{bits} bits"
-        warnings += ("depth_assumed",)
+    if turned:
+        warnings += (WarningCode.EXIF_ORIENTATION,)
+    if grey.dtype == np.uint8:
+        bits = 8
+    elif bits is None:
+        bits = next(depth for depth in DEPTHS if int(grey.max()) < 1 << depth)
+        warnings += (WarningCode.DEPTH_ASSUMED,)
+    elif int(grey.max()) >= 1 << bits:
+        raise CorruptFile(f"the picture holds more than the {bits} bits that it is said to have")
     return Radiograph(
         pixels=(grey / np.float32((1 << bits) - 1)).astype(np.float32, copy=False),
         format=kind,
@@ -218,7 +246,7 @@ def _read_picture(data: bytes, kind: str) -> Radiograph:
         photometric=None,
         transfer_syntax=None,
         decoder="pillow",
-        voi=voi,
+        voi=f"{bits} bits",
         view="unknown",
         warnings=warnings,
         affine=None,
@@ -244,7 +272,8 @@ def _grey(image: Any, deep: bool) -> tuple[np.ndarray, tuple[str, ...]]:
         raise ColourImage("the picture is partly transparent")
     if (channels[..., :1] != channels[..., 1:3]).any():
         raise ColourImage("the picture is in colour")
-    return np.ascontiguousarray(channels[..., 0]), (() if image.mode in ("1", "L", "LA") else ("colour_as_grey",))
+    warnings = () if image.mode in ("1", "L", "LA") else (WarningCode.COLOUR_AS_GREY,)
+    return np.ascontiguousarray(channels[..., 0]), warnings
 
 
 # NIfTI
@@ -282,11 +311,13 @@ def _read_nifti(data: bytes) -> Radiograph:
     if low >= high:
         raise CorruptFile("the NIfTI image has no contrast between its percentiles")
 
-    warnings: tuple[str, ...] = ("percentile_scaling",)
+    warnings: tuple[str, ...] = (WarningCode.PERCENTILE_SCALING,)
     affine = np.asarray(image.affine, dtype=np.float64)
     placed = bool(header["sform_code"] or header["qform_code"]) and np.isfinite(affine).all()
-    if not (placed and np.linalg.norm(affine[:3, :2], axis=0).all()):
-        warnings += ("affine_missing",)
+    steps = np.linalg.norm(affine[:3, :2], axis=0)
+    square = steps.all() and 1 / MAX_PIXEL_ASPECT <= steps[0] / steps[1] <= MAX_PIXEL_ASPECT
+    if not (placed and square and np.linalg.matrix_rank(affine) == 4):
+        warnings += (WarningCode.AFFINE_MISSING,)
         affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     to_source = _screen_to_index(affine, shape)
     if to_source[0, 0] == 0:

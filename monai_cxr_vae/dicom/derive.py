@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydicom.charset import convert_encodings
@@ -18,6 +18,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 
+from monai_cxr_vae.dicom.attributes import source_value
 from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, encode_file
 from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
 from monai_cxr_vae.errors import BadUID, CorruptFile
@@ -401,14 +402,6 @@ def _lossy_history(source: Dataset) -> dict[str, Value]:
 def code(value: str, meaning: str) -> dict[str, Value]:
     """An item of a code sequence (PS3.3 table 8.8-1) in DICOM's own scheme."""
     return {"CodeValue": value, "CodingSchemeDesignator": "DCM", "CodeMeaning": meaning}
-
-
-def source_value(source: Dataset, keyword: str) -> Any:
-    """A value of the source, None where it is absent or cannot be decoded."""
-    try:
-        return source.get(keyword)
-    except Exception:  # the parsers of pydicom raise what they please
-        return None
 
 
 def _integer(value: object, default: int) -> int:

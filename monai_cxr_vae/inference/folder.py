@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from monai_cxr_vae.data.writers import file_sha256, is_own_picture
-from monai_cxr_vae.dicom.derive import source_value
+from monai_cxr_vae.dicom.attributes import source_value
 from monai_cxr_vae.dicom.files import open_dataset, quiet
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.dicom.uids import is_safe_uid

@@ -214,7 +214,7 @@ def test_lossy_overshoot_does_not_wrap_round(decoder: str, tmp_path: Path, monke
     np.testing.assert_array_equal(decode(ds, pixel_format(ds))[0], np.minimum(beyond, 1023))
 
 
-def test_falls_back_when_a_decoder_is_missing_or_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_falls_back_when_a_decoder_is_missing_and_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(film("JPEG 2000 12")[0], tmp_path / "film.dcm")
     expected = read_radiograph(path).pixels
     first, *others = DECODERS["jpeg2000"].items()
@@ -225,12 +225,11 @@ def test_falls_back_when_a_decoder_is_missing_or_fails(tmp_path: Path, monkeypat
     def failing(*args: object) -> None:
         raise RuntimeError("ZZPHI")
 
-    for broken in (missing, failing):
-        monkeypatch.setitem(DECODERS, "jpeg2000", {first[0]: broken, **dict(others)})
-        shown = read_radiograph(path)
-        assert shown.decoder == others[0][0]
-        np.testing.assert_array_equal(shown.pixels, expected)
-    monkeypatch.setitem(DECODERS, "jpeg2000", {"a": failing, "b": missing})
+    monkeypatch.setitem(DECODERS, "jpeg2000", {first[0]: missing, **dict(others)})
+    shown = read_radiograph(path)
+    assert shown.decoder == others[0][0]
+    np.testing.assert_array_equal(shown.pixels, expected)
+    monkeypatch.setitem(DECODERS, "jpeg2000", {first[0]: failing, **dict(others)})
     with pytest.raises(CorruptFile, match="damaged") as caught:
         read_radiograph(path)
     assert "ZZPHI" not in str(caught.value)

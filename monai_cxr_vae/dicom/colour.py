@@ -1,0 +1,72 @@
+"""Grey films that are stored as colour images."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from monai_cxr_vae.dicom.decode import LOSSY, PixelFormat, stored_values
+from monai_cxr_vae.dicom.files import encoding
+from monai_cxr_vae.errors import ColourImage, CorruptFile, UnsupportedSyntax
+
+_PALETTE = ("Red", "Green", "Blue")
+
+
+def grey_values(words: np.ndarray, dataset: Dataset, form: PixelFormat) -> np.ndarray:
+    """Display values of a colour image whose colours are all grey; windows do not apply to colour images.
+
+    Args:
+        words: of :func:`~monai_cxr_vae.dicom.decode.decode`.
+        dataset: the header.
+        form: its :func:`~monai_cxr_vae.dicom.decode.pixel_format`.
+
+    Returns:
+        float32 (rows, columns) in [0, 1].
+
+    Raises:
+        ColourImage: there are colours.
+        CorruptFile, UnsupportedSyntax: a palette is damaged, or of a kind that is not read.
+    """
+    if form.photometric == "PALETTE COLOR":
+        table = _grey_palette(dataset)
+        index = stored_values(words, form.bits_stored, form.high_bit, form.signed)
+        return table[np.clip(index - _first_entry(dataset, form), 0, len(table) - 1)]
+    channels = stored_values(words, form.bits_stored, form.high_bit, signed=False)
+    top = (1 << form.bits_stored) - 1
+    # Decoders of JPEG and JPEG 2000 make RGB of what those transform themselves.
+    jpeg = (form.transfer_syntax or "").startswith("1.2.840.10008.1.2.4.5")
+    if form.photometric == "YBR_FULL" and not jpeg:
+        difference = np.abs(channels[..., 1:] - (top + 1) // 2)
+    else:
+        difference = np.abs(channels[..., 1:] - channels[..., :1])
+    if difference.max() > (2 * top / 255 if form.transfer_syntax in LOSSY else 0):
+        raise ColourImage("the image is in colour")
+    return (channels[..., 0] / np.float32(top)).astype(np.float32)
+
+
+def _grey_palette(dataset: Dataset) -> np.ndarray:
+    """The tables of PS3.3 C.7.9, which must be the same, as float32 in [0, 1]."""
+    if "SegmentedRedPaletteColorLookupTableData" in dataset:
+        raise UnsupportedSyntax("segmented palettes are not read")
+    if any(f"{name}PaletteColorLookupTableData" not in dataset for name in _PALETTE):
+        raise ColourImage("the image is in colours that it does not describe")
+    try:
+        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        order = "<" if encoding(dataset)[1] else ">"
+        red, green, blue = (bytes(dataset[f"{name}PaletteColorLookupTableData"].value) for name in _PALETTE)
+        entries = int(dataset.RedPaletteColorLookupTableDescriptor[0]) or 65536
+        table = np.frombuffer(red, np.uint8 if bits == 8 and len(red) < 2 * entries else order + "u2")[:entries]
+    except Exception as error:
+        raise CorruptFile("the colour palette is damaged") from error
+    if not len(table) or bits not in (8, 16):
+        raise CorruptFile("the colour palette is damaged")
+    if red != green or red != blue:
+        raise ColourImage("the image is in colour")
+    # 8-bit entries in 16-bit words may lie in either half, or in both.
+    top = 65535 if bits == 16 or table.max() > 255 else 255
+    return (table / np.float32(top)).astype(np.float32)
+
+
+def _first_entry(dataset: Dataset, form: PixelFormat) -> int:
+    first = int(dataset.RedPaletteColorLookupTableDescriptor[1])
+    return first - 65536 if form.signed and first >= 32768 else first
