@@ -136,7 +136,7 @@ def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.output.is_dir():
         raise InputError(f"{arguments.output} is a folder; name a file")
     model = load_model(arguments.weights)
-    films = detail_films(model, datalist(arguments.folder))
+    films = detail_films(model, datalist(arguments.folder), bits=arguments.bits)
     calibrate(model, films)
     save_model(model, arguments.output)
     print(f"{arguments.output}: {len(films)} films, so the smallest p-value is 1/{len(films) + 1}")
@@ -146,7 +146,8 @@ def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
     from monai_cxr_vae.inference.embed import embed
     from monai_cxr_vae.model import load_model
 
-    count = embed(load_model(arguments.weights), arguments.folder, arguments.output, arguments.paths)
+    model = load_model(arguments.weights)
+    count = embed(model, arguments.folder, arguments.output, arguments.paths, arguments.bits)
     print(f"latents of {count} films in {arguments.output}")
 
 
@@ -253,6 +254,9 @@ def _parser() -> Parser:
     embed.add_argument("folder", type=Path, metavar="IN")
     embed.add_argument("--output", type=Path, metavar="OUT", required=True)
     embed.add_argument("--paths", action="store_true", help="add the films' paths, which may tell who the patient is")
+
+    for reading in (calibrate, embed):
+        reading.add_argument("--bits", type=int, choices=(8, 10, 12, 14, 16), help="depth of 16-bit PNG films")
 
     sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
     sample.add_argument("--output", type=Path, metavar="OUT", required=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import logging
 import os
 import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
+from monai_cxr_vae.dicom.attributes import is_colour
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.errors import FilmError, InputError, Skipped
+from monai_cxr_vae.radiograph import read_radiograph
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,10 @@ def find_films(folder: str | os.PathLike) -> list[Path]:
             films.append(path)
             continue
         try:
-            check_film(open_dataset(path, pixels=False))
+            dataset = open_dataset(path, pixels=False)
+            check_film(dataset)
+            if is_colour(dataset):  # whether it is grey after all, the pixels tell
+                read_radiograph(path)
         except Skipped as error:
             left_out[error.reason] += 1
         except FilmError:
@@ -153,13 +160,19 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     file = folder / "manifest.csv"
     if not file.is_file():
         return {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        name = next((c for c in FILE_COLUMNS if c in columns), None)
-        patient = next((c for c in PATIENT_COLUMNS if c in columns), None)
-        if name is None or patient is None:
-            raise InputError(
-                f"{file.name} needs a column of files {FILE_COLUMNS} and one of patients {PATIENT_COLUMNS}"
-            )
-        return {Path(row[name]).name: row[patient] for row in reader if row[patient]}
+    data = file.read_bytes()
+    try:
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError:  # Excel saves in the code page of the country
+        text = data.decode("cp1252", errors="replace")
+    if text.startswith("sep="):  # Excel's own line about the separator
+        text = text.partition("\n")[2]
+    first = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    columns = reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+    name = next((c for c in FILE_COLUMNS if c in columns), None)
+    patient = next((c for c in PATIENT_COLUMNS if c in columns), None)
+    if name is None or patient is None:
+        raise InputError(f"{file.name} needs a column of files {FILE_COLUMNS} and one of patients {PATIENT_COLUMNS}")
+    rows = ((row[name] or "", row[patient] or "") for row in reader)
+    return {PureWindowsPath(film.strip()).name: whose.strip() for film, whose in rows if film.strip() and whose.strip()}

@@ -18,7 +18,14 @@ class RadiographReader(ImageReader):
 
     The array is (rows, columns), float32 in [0, 1], row-major, bone bright; ``EnsureChannelFirstd`` makes it
     (1, rows, columns). The meta data holds no patient data and no ``None``, so that it collates.
+
+    Args:
+        bits: depth of 16-bit PNG, see :func:`read_radiograph`.
     """
+
+    def __init__(self, bits: int | None = None) -> None:
+        super().__init__()
+        self.bits = bits
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         return True
@@ -39,7 +46,7 @@ class RadiographReader(ImageReader):
         Raises:
             FilmError: from :func:`read_radiograph`.
         """
-        film = read_radiograph(img)
+        film = read_radiograph(img, bits=self.bits)
         return film.pixels, film_meta(film, img)
 
 

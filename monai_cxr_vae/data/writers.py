@@ -27,7 +27,7 @@ from monai_cxr_vae.dicom import derive
 from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.structured_report import structured_report
-from monai_cxr_vae.errors import InputError, OutputError
+from monai_cxr_vae.errors import InputError, MalformedIdentity, OutputError
 from monai_cxr_vae.radiograph import read_radiograph
 from monai_cxr_vae.transforms import resize, restore
 
@@ -111,6 +111,7 @@ class SaveRadiographd(SaveImaged):
     The list of what was written, ``{"kind", "uid", "path", "size", "sha256"}`` with paths relative to ``output_dir``
     and sizes in bytes, is added to the data under ``outputs``; the kind of a file that is not DICOM is ``image``,
     ``overlay`` or ``heatmap``. ``input_sha256`` in the data spares reading the film once more.
+    A film whose patient or study has no valid form gives no DICOM objects, and warning codes under ``refused``.
 
     Args:
         keys: key of the reconstruction, ``(1, S, S)`` float.
@@ -160,7 +161,11 @@ class SaveRadiographd(SaveImaged):
         digest = d.get("input_sha256") or file_sha256(result.path)
         if result.format == "dicom":
             source = open_dataset(result.path, pixels=False)
-            d["outputs"] = [self._write_object(self._derive(kind, source, result)) for kind in self.objects]
+            try:
+                derived = [self._derive(kind, source, result) for kind in self.objects]
+            except MalformedIdentity as error:  # no fault of the film, whose scores stand
+                derived, d["refused"] = [], error.codes
+            d["outputs"] = [self._write_object(each) for each in derived]
         else:
             files = (_file(kind, result) for kind in self.objects if kind != "sr")
             d["outputs"] = [self._write(kind, None, f"images/{digest[:32]}{end}", data) for kind, end, data in files]
@@ -212,7 +217,8 @@ class _Result:
     @cached_property
     def film(self) -> np.ndarray:
         """The film's pixels once more, since the network has seen a small square of it."""
-        return read_radiograph(self.path).pixels
+        bits = self.meta["bits_stored"] if self.format == "png" else None
+        return read_radiograph(self.path, bits=bits).pixels
 
     def reconstruction(self, size: str | int) -> np.ndarray:
         return restore(self._prediction, self.geometry, size)

@@ -17,7 +17,13 @@ from monai_cxr_vae.transforms import FitToSquared
 
 
 @torch.no_grad()
-def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.PathLike, paths: bool = False) -> int:
+def embed(
+    model: RadiographVAE,
+    folder: str | os.PathLike,
+    output: str | os.PathLike,
+    paths: bool = False,
+    bits: int | None = None,
+) -> int:
     """Write ``latents.npz`` and ``latents.csv`` of all films of a folder.
 
     Both have one row per film in the folder's order, named by the SHA-256 of the file: ``input_sha256``, ``mu`` and
@@ -29,6 +35,7 @@ def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.Path
         folder: the films.
         output: folder of the two files, made when missing.
         paths: add each film's path, which may tell who the patient is.
+        bits: depth of 16-bit PNG, see :func:`monai_cxr_vae.read_radiograph`.
 
     Returns:
         Number of films.
@@ -36,7 +43,8 @@ def embed(model: RadiographVAE, folder: str | os.PathLike, output: str | os.Path
     Raises:
         InputError: no film in the folder, or films that cannot be read.
     """
-    load = LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader", image_only=True, ensure_channel_first=True)
+    reader = "monai_cxr_vae.data.RadiographReader"
+    load = LoadImaged("image", reader=reader, bits=bits, image_only=True, ensure_channel_first=True)
     films = FilmDataset(datalist(folder), Compose([load, FitToSquared("image", model.image_size, model.fit)]))
     parts = [model.encode(batch) for batch in films.batches()]
     mu, logvar = (torch.cat(part).numpy() for part in zip(*parts, strict=True))

@@ -105,6 +105,7 @@ class FilmChain:
                     raise cause from None
             return failed(row, error)
         row.update(status="done", reason=None, outputs=data.get("outputs", []), **data.get("scores", {}))
+        row["warnings"] = [*row["warnings"], *data.get("refused", ())]
         return row
 
     @staticmethod

@@ -12,7 +12,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from monai_cxr_vae.data.writers import file_sha256, is_own_picture
-from monai_cxr_vae.dicom.attributes import source_value
+from monai_cxr_vae.dicom.attributes import is_colour, source_value
+from monai_cxr_vae.dicom.derive import malformed_identity
 from monai_cxr_vae.dicom.files import open_dataset, quiet
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.dicom.uids import is_safe_uid
@@ -90,7 +91,7 @@ def read_header(
         path: the file.
         strict_view: see :func:`monai_cxr_vae.dicom.select.check_film`.
         digest: always give ``input_sha256``; else only where no film run will.
-        thorough: decode what is not DICOM, whose header alone tells little.
+        thorough: decode what a header tells little about: colour images, and what is not DICOM.
 
     Returns:
         ``status`` None if it is worth a try, else ``skipped`` or ``failed`` with ``reason``; ``format`` ``dicom`` or
@@ -105,7 +106,9 @@ def read_header(
                 uid = dataset.get(f"{name}InstanceUID")
                 header[f"{name.lower()}_uid"] = str(uid) if is_safe_uid(uid) else None  # anything may stand there
             header["view"], warnings = check_film(dataset, strict_view=strict_view)
-            header["warnings"] = list(warnings)
+            header["warnings"] = [*warnings, *malformed_identity(dataset)]
+            if thorough and is_colour(dataset):  # whether it is grey after all, the pixels tell
+                read_radiograph(path)
     except NotDicom:
         try:
             if is_own_picture(path):

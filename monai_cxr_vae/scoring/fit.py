@@ -30,13 +30,19 @@ _HEAT_QUANTILE = 0.9
 
 
 def detail_films(
-    model: RadiographVAE, data: Sequence[dict[str, str]], cache_dir: str | os.PathLike | None = None
+    model: RadiographVAE,
+    data: Sequence[dict[str, str]],
+    cache_dir: str | os.PathLike | None = None,
+    bits: int | None = None,
 ) -> FilmDataset:
-    """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen."""
+    """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen.
+
+    ``bits`` is the depth of 16-bit PNG, see :func:`monai_cxr_vae.read_radiograph`.
+    """
     chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MOST_FILMS)).round().astype(int))
     transform = Compose(
         [
-            LoadImaged("image", reader=RadiographReader, image_only=True, ensure_channel_first=True),
+            LoadImaged("image", reader=RadiographReader, bits=bits, image_only=True, ensure_channel_first=True),
             FitToSquared("image", DETAIL * model.image_size, model.fit),
         ]
     )
