@@ -16,6 +16,7 @@ from monai_cxr_vae.dicom.attributes import GREY
 from monai_cxr_vae.dicom.colour import grey_values
 from monai_cxr_vae.dicom.decode import MAX_PIXELS, PixelFormat, check_pixels, decode, pixel_format
 from monai_cxr_vae.dicom.display import DEPTHS, display_table, is_blank, shutter
+from monai_cxr_vae.dicom.entropy import is_whole
 from monai_cxr_vae.dicom.files import check_file, inflate, open_dataset, quiet
 from monai_cxr_vae.dicom.view import patient_orientation, radiograph_view
 from monai_cxr_vae.errors import (
@@ -219,6 +220,8 @@ def _read_picture(data: bytes, kind: str, bits: int | None) -> Radiograph:
         if getattr(image, "n_frames", 1) > 1:
             raise MultiFrame("the file holds several pictures")
         image.load()
+        if kind == "jpeg" and not is_whole(data, np.asarray(image)):
+            raise CorruptFile("the picture is damaged or incomplete")
         turned = image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
         if turned:
             image = ImageOps.exif_transpose(image)

@@ -12,6 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae.dicom.attributes import GREY, integer, photometric
+from monai_cxr_vae.dicom.entropy import is_whole
 from monai_cxr_vae.dicom.files import DEFLATED, encoding
 from monai_cxr_vae.errors import (
     ColourImage,
@@ -231,6 +232,8 @@ def _decode_frame(family: str, frame: bytes, form: PixelFormat, other_bits: bool
         shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
         if pixels.shape != shape or pixels.dtype.kind not in "iu":
             raise CorruptFile("the compressed pixel data has another size than the header says")
+        if family == "jpeg" and not is_whole(frame, pixels):
+            raise CorruptFile("the compressed pixel data is damaged")
         if precision and form.high_bit == form.bits_stored - 1 and not other_bits:
             pixels = _within_samples(pixels, form)
         word = f"{pixels.dtype.kind}{form.bits_allocated // 8}"
@@ -357,7 +360,11 @@ def _imagecodecs_jpeg2000(frame: bytes, form: PixelFormat) -> np.ndarray:
 def _imagecodecs_htj2k(frame: bytes, form: PixelFormat) -> np.ndarray:
     import imagecodecs
 
-    return imagecodecs.htj2k_decode(frame)
+    pixels = imagecodecs.htj2k_decode(frame)
+    # What the library meets in the data itself, it does not raise: the rows from there on stay as they were.
+    if (imagecodecs.htj2k_decode(frame, out=~pixels)[-1] != pixels[-1]).any():
+        raise ValueError("not all rows were decoded")
+    return pixels
 
 
 def _imagecodecs_rle(frame: bytes, form: PixelFormat) -> np.ndarray:
