@@ -9,6 +9,7 @@ from monai_cxr_vae.dicom.decode import LOSSY, PixelFormat, stored_values
 from monai_cxr_vae.dicom.files import encoding
 from monai_cxr_vae.errors import ColourImage, CorruptFile, UnsupportedSyntax
 
+_JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70))
 _PALETTE = ("Red", "Green", "Blue")
 
 
@@ -33,13 +34,13 @@ def grey_values(words: np.ndarray, dataset: Dataset, form: PixelFormat) -> np.nd
         return table[np.clip(index - _first_entry(dataset, form), 0, len(table) - 1)]
     channels = stored_values(words, form.bits_stored, form.high_bit, signed=False)
     top = (1 << form.bits_stored) - 1
-    # Decoders of JPEG and JPEG 2000 make RGB of what those transform themselves.
-    jpeg = (form.transfer_syntax or "").startswith("1.2.840.10008.1.2.4.5")
-    if form.photometric == "YBR_FULL" and not jpeg:
-        difference = np.abs(channels[..., 1:] - (top + 1) // 2)
-    else:
-        difference = np.abs(channels[..., 1:] - channels[..., :1])
-    if difference.max() > (2 * top / 255 if form.transfer_syntax in LOSSY else 0):
+    jpeg = (form.transfer_syntax or "") in _JPEG
+    tolerance = 2 * top / 255 if form.transfer_syntax in LOSSY else 0
+    equal = np.abs(channels[..., 1:] - channels[..., :1]).max() <= tolerance
+    # Decoders of JPEG make RGB of what it transforms itself, unless the header calls that RGB, rightly or wrongly.
+    luminance = form.photometric == "RGB" if jpeg else form.photometric.startswith("YBR_FULL")
+    neutral = luminance and np.abs(channels[..., 1:] - (top + 1) // 2).max() <= tolerance
+    if not (neutral or (equal and (jpeg or not luminance))):
         raise ColourImage("the image is in colour")
     return (channels[..., 0] / np.float32(top)).astype(np.float32)
 

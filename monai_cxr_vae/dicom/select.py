@@ -118,7 +118,8 @@ def check_film(ds: Dataset, *, strict_view: bool = False) -> tuple[str, tuple[st
 def _is_human(ds: Dataset) -> bool:
     """Nothing of the patient's species, breed and anatomical orientation (PS3.3 C.7.1.1) speaks of an animal."""
     for item in items(ds, "PatientSpeciesCodeSequence"):
-        if text(item, "CodeValue") not in _HUMAN_CODES and not _is_said_human(item, "CodeMeaning"):
+        code, meaning = text(item, "CodeValue"), text(item, "CodeMeaning")
+        if (code or meaning) and code not in _HUMAN_CODES and not (meaning and _is_said_human(item, "CodeMeaning")):
             return False
     breeds = [*terms(ds, "PatientBreedDescription"), *terms(ds, "StrainDescription")]
     breeds += [text(i, "CodeMeaning").upper() for i in items(ds, "PatientBreedCodeSequence")]

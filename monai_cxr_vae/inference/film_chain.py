@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_cxr_vae.data.writers import file_sha256
-from monai_cxr_vae.errors import FilmError, OutputError
+from monai_cxr_vae.errors import FilmError, OutputError, Reason
 
 Row = dict[str, Any]
 _COPIED_META = ("format", "bits_stored", "photometric", "transfer_syntax", "decoder", "voi", "view")
@@ -119,7 +119,7 @@ class FilmChain:
 
 def new_row() -> Row:
     """A row that claims nothing yet."""
-    return {"status": "failed", "reason": "internal", "input_sha256": None, "warnings": [], "outputs": []}
+    return {"status": "failed", "reason": Reason.INTERNAL, "input_sha256": None, "warnings": [], "outputs": []}
 
 
 def failed(row: Row, error: BaseException) -> Row:
@@ -130,15 +130,15 @@ def failed(row: Row, error: BaseException) -> Row:
             row["warnings"] = [*row["warnings"], *cause.codes]
             return row
         if _is_out_of_memory(cause):
-            row.update(status="failed", reason="out_of_memory")
+            row.update(status="failed", reason=Reason.OUT_OF_MEMORY)
             return row
         if isinstance(cause, OSError):
-            row.update(status="failed", reason="read_error")
+            row.update(status="failed", reason=Reason.READ_ERROR)
             return row
     # The message may quote the film; where it happened does not.
     last = list(_chain(error))[-1]
     where = "".join(f"@{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(last.__traceback__)[-1:])
-    row.update(status="failed", reason="internal", warnings=[*row["warnings"], f"{type(last).__name__}{where}"])
+    row.update(status="failed", reason=Reason.INTERNAL, warnings=[*row["warnings"], f"{type(last).__name__}{where}"])
     return row
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from monai_cxr_vae.data.writers import PRIVATE_FOLDER, file_sha256, strip_file, write_atomically
 from monai_cxr_vae.dicom.derive import Provenance
-from monai_cxr_vae.errors import InputError, OutputError
+from monai_cxr_vae.errors import InputError, OutputError, Reason, WarningCode
 from monai_cxr_vae.inference.batches import FixedBatches
 from monai_cxr_vae.inference.film_chain import FilmChain, failed
 from monai_cxr_vae.inference.folder import Entry, FilmFolder, read_header, read_picture
@@ -152,7 +152,7 @@ def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Ite
         keys: list[tuple[Any, ...]] = [("file", entry.device, entry.inode)] if entry.inode else []
         keys += [("bytes", header["input_sha256"])] if not header["status"] else []
         if any(key in seen for key in keys):
-            status, reason = "skipped", "duplicate"
+            status, reason = "skipped", Reason.DUPLICATE
         seen.update(keys)
         yield {
             "path": entry.path,
@@ -285,7 +285,7 @@ class FolderRun:
         for group in groups:
             readable = [pictures[index] for index in group if index in pictures]
             if len({row.pop("picture") for row in readable}) > 1:
-                yield from ({**row, "status": "failed", "reason": "conflict"} for row in readable)
+                yield from ({**row, "status": "failed", "reason": Reason.CONFLICT} for row in readable)
             elif readable:
                 queues.append([row["index"] for row in readable])
         self._digests = {row["index"]: row["input_sha256"] for row in pictures.values()}
@@ -442,7 +442,7 @@ class FolderRun:
             return True
         if self.options.strict_view:
             return not header["status"] and header.get("view") == "unknown"
-        return header["reason"] == "view_unknown"
+        return header["reason"] == Reason.VIEW_UNKNOWN
 
     def _store_header(self, index: int, entry: Entry, header: Row) -> None:
         self._inputs.add(_input_row(index, entry, header))
@@ -461,10 +461,12 @@ class FolderRun:
             row = self._manifest.current.get(index)
             if row is None:
                 if index not in present:
-                    self.record({"index": index, **_read_error(), "warnings": ["input_gone"]})
-            elif (index not in present) != ("input_gone" in row["warnings"]):
-                others = [code for code in row["warnings"] if code != "input_gone"]
-                self._manifest.add({**row, "warnings": others if index in present else [*others, "input_gone"]})
+                    self.record({"index": index, **_read_error(), "warnings": [WarningCode.INPUT_GONE]})
+            elif (index not in present) != (WarningCode.INPUT_GONE in row["warnings"]):
+                others = [code for code in row["warnings"] if code != WarningCode.INPUT_GONE]
+                self._manifest.add(
+                    {**row, "warnings": others if index in present else [*others, WarningCode.INPUT_GONE]}
+                )
 
     def _pending_groups(self, present: dict[int, Entry]) -> list[list[int]]:
         """Films to run; files that claim to be one film are one task, done again together if any of them is new."""
@@ -481,10 +483,10 @@ class FolderRun:
             return True
         if row["status"] == "failed":
             return self.options.retry_failed
-        if row["reason"] == "duplicate":  # of a film that is another one by now, or was not done after all
+        if row["reason"] == Reason.DUPLICATE:  # of a film that is another one by now, or was not done after all
             original = row["duplicate_of"]
             return self._status(original) != "done" or (original in present and original not in group)
-        if row["reason"] == "view_unknown":  # the header, judged by the present options, no longer says so
+        if row["reason"] == Reason.VIEW_UNKNOWN:  # the header, judged by the present options, no longer says so
             return True
         if self.options.report and row["status"] == "done":
             return not (self._is_whole(row) and strip_file(self.output_dir, row["input_sha256"]).exists())
@@ -542,16 +544,16 @@ def _no_file(path: str) -> Row:
     """The row of a pipe, a device, a link to no file; or of a folder, which is an entry only if it cannot be listed."""
     if Path(path).is_dir() and not Path(path).is_symlink():
         return _read_error()
-    return {"status": "skipped", "reason": "not_a_file", "warnings": [], "input_sha256": None}
+    return {"status": "skipped", "reason": Reason.NOT_A_FILE, "warnings": [], "input_sha256": None}
 
 
 def _duplicate(index: int, original: int, digest: str | None) -> Row:
-    row = {"index": index, "status": "skipped", "reason": "duplicate", "duplicate_of": original}
+    row = {"index": index, "status": "skipped", "reason": Reason.DUPLICATE, "duplicate_of": original}
     return {**row, "input_sha256": digest, "warnings": [], "outputs": []}
 
 
 def _read_error() -> Row:
-    return {"status": "failed", "reason": "read_error", "warnings": [], "input_sha256": None, "outputs": []}
+    return {"status": "failed", "reason": Reason.READ_ERROR, "warnings": [], "input_sha256": None, "outputs": []}
 
 
 def _fault(fault: Fault, path: str | None = None) -> Row:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from monai_cxr_vae.errors import OutputError
+from monai_cxr_vae.errors import OutputError, Reason
 from monai_cxr_vae.machine import one_thread
 
 _START_SECONDS = 300.0
@@ -95,7 +95,7 @@ class IsolatedPool:
                 if worker.pipe in ready:
                     yield from self._receive(worker, tasks)
                 elif time.monotonic() >= worker.deadline and not worker.pipe.poll():
-                    yield self._lose(worker, tasks, "timeout")
+                    yield self._lose(worker, tasks, Reason.TIMEOUT)
 
     def close(self) -> None:
         """End the processes, those at work by force; what they were at is not reported."""
@@ -120,7 +120,7 @@ class IsolatedPool:
         except (EOFError, OSError, pickle.UnpicklingError):  # OSError: in the middle of a message
             if not worker.ready:
                 raise RuntimeError("a worker process died while it started") from None
-            yield self._lose(worker, tasks, "crashed")
+            yield self._lose(worker, tasks, Reason.CRASHED)
             return
         if kind == "ready":
             worker.begin()
@@ -208,7 +208,7 @@ def _serve(pipe: Connection, payload: bytes, memory_limit: float | None) -> None
         except OutputError as error:
             answer = ("output", str(error))
         except MemoryError:
-            answer = ("result", Fault("out_of_memory"))
+            answer = ("result", Fault(Reason.OUT_OF_MEMORY))
         pipe.send(answer)
 
 
