@@ -51,6 +51,8 @@ def test_a_mistyped_setting_is_answered_with_the_nearest(name: str, nearest: str
         {"my_own": "free"},
         {"channels": [8, 16], "val_fraction": 0.2, "dataset_dir": "./2024", "weights": "spatial", "device": "cpu"},
         {"channels": None, "weights": None},
+        {"bits": 12},
+        {"bits": None},
         {"config_file": "a.json", "logging_file": False},
     ],
 )
@@ -69,6 +71,7 @@ def test_what_configs_know_passes(given: dict[str, object]):
         {"kl_weight": "much"},
         {"kl_weight": 0},
         {"fit": "crop"},
+        {"bits": 11},
         {"resume": "maybe"},
         {"channels": 8},
         {"channels": []},

@@ -98,8 +98,9 @@ def pixel_format(dataset: Dataset) -> PixelFormat:
         raise CorruptFile("the header does not say whether low values are black or white")
     allocated = integer(dataset, "BitsAllocated")
     if allocated not in (8, 16):
-        kind_of_error = UnsupportedSyntax if kind in GREY else ColourImage
-        raise kind_of_error("only pixels of 8 or 16 bits are read")
+        if kind not in GREY:
+            raise ColourImage("the image is in colour, of other than 8 or 16 bits")
+        raise UnsupportedSyntax("only pixels of 8 or 16 bits are read")
     stored = integer(dataset, "BitsStored")
     high = integer(dataset, "HighBit", stored - 1)
     if not 1 <= stored <= high + 1 <= allocated:
