@@ -11,7 +11,15 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.startup import check_settings, flags, input_error
 
-KNOWN = {"max_epochs": 20, "image_size": None, "kl_weight": "auto", "fit": "stretch", "resume": False, "my_own": 3}
+KNOWN = {
+    "max_epochs": 20,
+    "image_size": None,
+    "kl_weight": "auto",
+    "fit": "stretch",
+    "resume": False,
+    "my_own": 3,
+    "bits": None,
+}
 KNOWN |= {"channels": None, "val_fraction": 0.1, "dataset_dir": "$films()", "weights": None, "device": "$device()"}
 
 

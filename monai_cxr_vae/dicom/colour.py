@@ -29,9 +29,9 @@ def grey_values(words: np.ndarray, dataset: Dataset, form: PixelFormat) -> np.nd
         CorruptFile, UnsupportedSyntax: a palette is damaged, or of a kind that is not read.
     """
     if form.photometric == "PALETTE COLOR":
-        table = _grey_palette(dataset)
+        table, first = _grey_palette(dataset, form)
         index = stored_values(words, form.bits_stored, form.high_bit, form.signed)
-        return table[np.clip(index - _first_entry(dataset, form), 0, len(table) - 1)]
+        return table[np.clip(index - first, 0, len(table) - 1)]
     channels = stored_values(words, form.bits_stored, form.high_bit, signed=False)
     top = (1 << form.bits_stored) - 1
     jpeg = (form.transfer_syntax or "") in _JPEG
@@ -45,17 +45,17 @@ def grey_values(words: np.ndarray, dataset: Dataset, form: PixelFormat) -> np.nd
     return (channels[..., 0] / np.float32(top)).astype(np.float32)
 
 
-def _grey_palette(dataset: Dataset) -> np.ndarray:
-    """The tables of PS3.3 C.7.9, which must be the same, as float32 in [0, 1]."""
+def _grey_palette(dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, int]:
+    """The tables of PS3.3 C.7.9, which must be the same, as float32 in [0, 1], and the value of their first entry."""
     if "SegmentedRedPaletteColorLookupTableData" in dataset:
         raise UnsupportedSyntax("segmented palettes are not read")
     if any(f"{name}PaletteColorLookupTableData" not in dataset for name in _PALETTE):
         raise ColourImage("the image is in colours that it does not describe")
     try:
-        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        entries, first, bits = (int(v) for v in dataset.RedPaletteColorLookupTableDescriptor)
+        entries, first = entries or 65536, first - 65536 * (form.signed and first >= 32768)
         order = "<" if encoding(dataset)[1] else ">"
         red, green, blue = (bytes(dataset[f"{name}PaletteColorLookupTableData"].value) for name in _PALETTE)
-        entries = int(dataset.RedPaletteColorLookupTableDescriptor[0]) or 65536
         table = np.frombuffer(red, np.uint8 if bits == 8 and len(red) < 2 * entries else order + "u2")[:entries]
     except Exception as error:
         raise CorruptFile("the colour palette is damaged") from error
@@ -65,9 +65,4 @@ def _grey_palette(dataset: Dataset) -> np.ndarray:
         raise ColourImage("the image is in colour")
     # 8-bit entries in 16-bit words may lie in either half, or in both.
     top = 65535 if bits == 16 or table.max() > 255 else 255
-    return (table / np.float32(top)).astype(np.float32)
-
-
-def _first_entry(dataset: Dataset, form: PixelFormat) -> int:
-    first = int(dataset.RedPaletteColorLookupTableDescriptor[1])
-    return first - 65536 if form.signed and first >= 32768 else first
+    return (table / np.float32(top)).astype(np.float32), first

@@ -46,12 +46,15 @@ def is_whole(data: bytes, pixels: np.ndarray) -> bool:
         data: a JPEG file with its end marker.
         pixels: what it was decoded to, unsigned (rows, columns) or (rows, columns, channels).
     """
-    stream = _parse(data)
-    if stream is None:
-        return True
-    if stream.process == 0xC3:
-        return len(stream.tables) > 1 or _counts_lossless(stream, pixels)
-    return _counts_blocks(stream) or (stream.parts[-1].endswith(b"\0") and _counts_blocks(_without_fill(stream)))
+    try:
+        stream = _parse(data)
+        if stream is None:
+            return True
+        if stream.process == 0xC3:
+            return len(stream.tables) > 1 or _counts_lossless(stream, pixels)
+        return _counts_blocks(stream) or (stream.parts[-1].endswith(b"\0") and _counts_blocks(_without_fill(stream)))
+    except (struct.error, LookupError, ArithmeticError, ValueError):  # segments that do not hold what they announce
+        return False
 
 
 def _without_fill(stream: _Stream) -> _Stream:
@@ -63,6 +66,8 @@ def _parse(data: bytes) -> _Stream | None:
     """The segments of a JPEG; None for what is not Huffman-coded or has several scans."""
     stream, position = _Stream(), 2
     while True:
+        if data[position] != 0xFF:
+            raise ValueError("no marker")
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
