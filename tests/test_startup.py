@@ -21,6 +21,7 @@ KNOWN = {
     "bits": None,
 }
 KNOWN |= {"channels": None, "val_fraction": 0.1, "dataset_dir": "$films()", "weights": None, "device": "$device()"}
+KNOWN |= {"bits": None}
 
 
 def test_flags_are_read_as_monai_reads_them():
