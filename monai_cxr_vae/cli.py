@@ -137,7 +137,7 @@ def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise InputError(f"{arguments.output} is a folder; name a file")
     model = load_model(arguments.weights)
     unreadable = arguments.output.with_name("unreadable.csv"), arguments.skip_unreadable
-    films = detail_films(model, datalist(arguments.folder), None, *unreadable)
+    films = detail_films(model, datalist(arguments.folder), None, *unreadable, bits=arguments.bits)
     calibrate(model, films)
     save_model(model, arguments.output)
     print(f"{arguments.output}: {len(films)} films, so the smallest p-value is 1/{len(films) + 1}")
@@ -148,7 +148,8 @@ def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
     from monai_cxr_vae.model import load_model
 
     model = load_model(arguments.weights)
-    count = embed(model, arguments.folder, arguments.output, arguments.paths, arguments.skip_unreadable)
+    reading = {"skip_unreadable": arguments.skip_unreadable, "bits": arguments.bits}
+    count = embed(model, arguments.folder, arguments.output, arguments.paths, **reading)
     print(f"latents of {count} films in {arguments.output}")
 
 
@@ -271,6 +272,8 @@ def _parser() -> Parser:
             metavar="True",
             help="go on without films that cannot be read; unreadable.csv lists them either way",
         )
+    for reading in (calibrate, embed):
+        reading.add_argument("--bits", type=int, choices=(8, 10, 12, 14, 16), help="depth of 16-bit PNG films")
 
     sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
     sample.add_argument("--output", type=Path, metavar="OUT", required=True)

@@ -12,7 +12,9 @@ from typing import Any, BinaryIO
 
 from pydicom.dataset import Dataset
 
+from monai_cxr_vae.dicom.attributes import is_colour
 from monai_cxr_vae.dicom.decode import pixel_format
+from monai_cxr_vae.dicom.derive import malformed_identity
 from monai_cxr_vae.dicom.files import looks_like_dicom, open_dataset, quiet
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.dicom.uids import is_safe_uid
@@ -96,7 +98,8 @@ def look_at(
 
     Returns:
         ``status`` None if it is worth a try, else ``skipped`` or ``failed`` with ``reason``; ``format``, UIDs,
-        ``view``, ``warnings``, ``input_sha256``, and the ``identity`` of the file that was seen.
+        ``view``, ``warnings``, ``input_sha256``, and the ``identity`` of the file that was seen; ``colour`` if it has
+        three channels, of which only the pixels tell whether they are grey after all.
     """
     header = _new_header()
     try:
@@ -157,10 +160,12 @@ def _describe_dicom(dataset: Dataset, header: dict[str, Any], strict_view: bool,
             uid = dataset.get(f"{name}InstanceUID")
             header[f"{name.lower()}_uid"] = str(uid) if is_safe_uid(uid) else None  # anything may stand there
         header["view"], warnings = check_film(dataset, strict_view=strict_view)
-        header["warnings"] = list(warnings)
+        header["warnings"] = [*warnings, *malformed_identity(dataset)]
         if dataset.ends_without_pixels:
             raise NoPixels("there are no pixels in the file")
         pixel_format(dataset)
+        if is_colour(dataset):
+            header["colour"] = True
 
 
 def _unpacked(head: bytes) -> bytes:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from monai_cxr_vae.errors import InputError, OutputError, WorkerError
+from monai_cxr_vae.errors import InputError, OutputError, Reason, WorkerError
 from monai_cxr_vae.machine import cpu_count, one_thread
 
 _START_SECONDS = 300.0
@@ -117,7 +117,7 @@ class IsolatedPool:
                 if worker.pipe in ready:
                     yield from self._receive(worker, tasks)
                 elif time.monotonic() >= worker.deadline and not worker.pipe.poll():
-                    yield from self._lose(worker, tasks, "timeout")
+                    yield from self._lose(worker, tasks, Reason.TIMEOUT)
 
     def close(self) -> None:
         """End the processes, those at work by force; what they were at is not reported."""
@@ -154,7 +154,7 @@ class IsolatedPool:
         try:
             kind, value = worker.pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):  # OSError: in the middle of a message
-            yield from self._lose(worker, tasks, "crashed")
+            yield from self._lose(worker, tasks, Reason.CRASHED)
             return
         if kind == "ready":
             self._lost_starts = 0
@@ -243,7 +243,7 @@ def _serve(pipe: Connection, payload: bytes, memory_limit: float | None) -> None
         except OutputError as error:
             answer = ("output", str(error))
         except MemoryError:
-            answer = ("result", Fault("out_of_memory"))
+            answer = ("result", Fault(Reason.OUT_OF_MEMORY))
         pipe.send(answer)
 
 

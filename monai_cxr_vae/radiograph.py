@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from monai_cxr_vae.dicom.decode import MAX_PIXELS, check_pixels, decode, pixel_format
-from monai_cxr_vae.dicom.display import display_table
+from monai_cxr_vae.dicom.attributes import GREY
+from monai_cxr_vae.dicom.colour import grey_values
+from monai_cxr_vae.dicom.decode import MAX_PIXELS, PixelFormat, check_pixels, decode, pixel_format
+from monai_cxr_vae.dicom.display import DEPTHS, display_table, is_blank, shutter
+from monai_cxr_vae.dicom.entropy import is_whole
 from monai_cxr_vae.dicom.files import inflate, open_dataset, quiet
 from monai_cxr_vae.dicom.view import patient_orientation, radiograph_view
 from monai_cxr_vae.errors import (
@@ -25,12 +28,14 @@ from monai_cxr_vae.errors import (
     TooLarge,
     TruncatedFile,
     UnsupportedSyntax,
+    WarningCode,
     parsing,
 )
 from monai_cxr_vae.film import Film, read_film
 
 MAX_PIXEL_ASPECT = 20.0
 NIFTI_PERCENTILES = (0.5, 99.5)
+_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +87,17 @@ class Radiograph:
         return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
 
 
-def read_radiograph(source: str | Path | Film) -> Radiograph:
+def read_radiograph(source: str | Path | Film, *, bits: int | None = None) -> Radiograph:
     """Read a film: single-frame greyscale DICOM, PNG, JPEG, or 2-D NIfTI, told apart by content, not by name.
 
-    DICOM goes through stored bits, Modality LUT, VOI LUT or window, and polarity (PS3.4 N.2). 8-bit pictures are
-    divided by 255; 16-bit PNG by the smallest of 10, 12, 14, 16 bits that holds its maximum; NIfTI is scaled from its
-    0.5 to its 99.5 percentile. A colour picture whose channels are equal is grey; transparency is accepted only where
-    there is none.
+    DICOM goes through stored bits, Modality LUT, VOI LUT or window, polarity (PS3.4 N.2) and display shutter. 8-bit
+    pictures are divided by 255; 16-bit PNG by ``bits``, else by the smallest of 8, 10, 12, 14, 16 bits that holds its
+    maximum; NIfTI is scaled from its 0.5 to its 99.5 percentile. A colour picture whose channels are equal is grey;
+    transparency is accepted only where there is none. EXIF orientation is applied.
 
     Args:
         source: the file, opened once; or what has been read of it.
+        bits: depth of 16-bit PNG, so that films of one set are scaled alike.
 
     Raises:
         FilmError: always a subclass that names the reason; the message holds nothing from the file.
@@ -103,7 +109,7 @@ def read_radiograph(source: str | Path | Film) -> Radiograph:
             return _read_dicom(data)
         if kind == "nifti":
             return _read_nifti(inflate(data, zlib.MAX_WBITS | 16) if data.startswith(b"\x1f\x8b") else data)
-        return _read_picture(data, kind)
+        return _read_picture(data, kind, bits)
     except MemoryError as error:
         raise OutOfMemory("there is not enough memory for this film") from error
 
@@ -124,13 +130,13 @@ def _read_dicom(data: bytes) -> Radiograph:
         check_pixels(dataset)
         form = pixel_format(dataset)
         words, decoder = decode(dataset, form)
-        table = display_table(dataset, form)
+        pixels, voi, warnings = _displayed(words, dataset, form)
         view, view_warnings = radiograph_view(dataset)
         spacing, aspect, spacing_warnings = _spacing(dataset)
         orientation = patient_orientation(dataset)
     row, column = spacing or (aspect, 1.0)
     return Radiograph(
-        pixels=table.apply(words),
+        pixels=pixels,
         format="dicom",
         spacing=spacing,
         pixel_aspect=aspect,
@@ -139,12 +145,28 @@ def _read_dicom(data: bytes) -> Radiograph:
         photometric=form.photometric,
         transfer_syntax=form.transfer_syntax,
         decoder=decoder,
-        voi=table.voi,
+        voi=voi,
         view=view,
-        warnings=table.warnings + view_warnings + spacing_warnings,
+        warnings=warnings + view_warnings + spacing_warnings,
         affine=None,
         row_major_affine=_screen_affine(row, column),
     )
+
+
+def _displayed(words: np.ndarray, dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    """Display values of stored words, how contrast was chosen, and warning codes."""
+    if form.photometric in GREY:
+        table = display_table(dataset, form, words)
+        pixels, voi, warnings = table.apply(words), table.voi, list(table.warnings)
+    else:
+        pixels, voi = grey_values(words, dataset, form), f"{form.bits_stored} bits"
+        warnings = [WarningCode.COLOUR_AS_GREY]
+    if is_blank(pixels):
+        warnings.append(WarningCode.VOI_BLANK)
+    covered, grey = shutter(dataset, form.rows, form.columns, warnings)
+    if covered is not None:
+        pixels[covered] = grey
+    return pixels, voi, tuple(warnings)
 
 
 def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, float, tuple[str, ...]]:
@@ -160,34 +182,40 @@ def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, float, tuple
                 return (None if keyword == "PixelAspectRatio" else (row, column)), row / column, warnings
         except Exception:
             pass
-        warnings = ("spacing_invalid",)
+        warnings = (WarningCode.SPACING_INVALID,)
     return None, 1.0, warnings
 
 
 # PNG and JPEG
 
 
-def _read_picture(data: bytes, kind: str) -> Radiograph:
-    from PIL import Image
+def _read_picture(data: bytes, kind: str, bits: int | None) -> Radiograph:
+    from PIL import Image, ImageOps
 
     with parsing("the picture is damaged or incomplete"):
         try:
-            image = Image.open(io.BytesIO(data), formats=("PNG",) if kind == "png" else ("JPEG", "MPO"))
+            image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG",) if kind == "png" else ("JPEG", "MPO"))
             if image.width * image.height > MAX_PIXELS:
                 raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels")
             if getattr(image, "n_frames", 1) > 1:
                 raise MultiFrame("the file holds several pictures")
             image.load()
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
+            upright = ImageOps.exif_transpose(image) if turned else image
         except Image.DecompressionBombError as error:
             raise TooLarge(f"the picture claims more than {MAX_PIXELS // 10**6} million pixels") from error
-    grey, warnings = _grey(image, deep=kind == "png" and data[24] == 16)
-    if kind == "jpeg" and image.getexif().get(0x0112, 1) != 1:
-        warnings += ("exif_orientation_ignored",)
-    bits, voi = 8, "8 bits"
-    if grey.dtype != np.uint8:
-        bits = next(bits for bits in (10, 12, 14, 16) if int(grey.max()) < 1 << bits)
-        voi = f"{bits} bits"
-        warnings += ("depth_assumed",)
+    if kind == "jpeg" and not is_whole(data, np.asarray(image)):
+        raise CorruptFile("the picture is damaged or incomplete")
+    grey, warnings = _grey(upright, deep=kind == "png" and data[24] == 16)
+    if turned:
+        warnings += (WarningCode.EXIF_ORIENTATION,)
+    if grey.dtype == np.uint8:
+        bits = 8
+    elif bits is None:
+        bits = next(depth for depth in DEPTHS if int(grey.max()) < 1 << depth)
+        warnings += (WarningCode.DEPTH_ASSUMED,)
+    elif int(grey.max()) >= 1 << bits:
+        raise CorruptFile(f"the picture holds more than the {bits} bits that it is said to have")
     return Radiograph(
         pixels=(grey / np.float32((1 << bits) - 1)).astype(np.float32, copy=False),
         format=kind,
@@ -198,7 +226,7 @@ def _read_picture(data: bytes, kind: str) -> Radiograph:
         photometric=None,
         transfer_syntax=None,
         decoder="pillow",
-        voi=voi,
+        voi=f"{bits} bits",
         view="unknown",
         warnings=warnings,
         affine=None,
@@ -224,7 +252,8 @@ def _grey(image: Any, deep: bool) -> tuple[np.ndarray, tuple[str, ...]]:
         raise ColourImage("the picture is partly transparent")
     if (channels[..., :1] != channels[..., 1:3]).any():
         raise ColourImage("the picture is in colour")
-    return np.ascontiguousarray(channels[..., 0]), (() if image.mode in ("1", "L", "LA") else ("colour_as_grey",))
+    warnings = () if image.mode in ("1", "L", "LA") else (WarningCode.COLOUR_AS_GREY,)
+    return np.ascontiguousarray(channels[..., 0]), warnings
 
 
 # NIfTI
@@ -260,10 +289,10 @@ def _read_nifti(data: bytes) -> Radiograph:
     if low >= high:
         raise CorruptFile("the NIfTI image has no contrast between its percentiles")
 
-    warnings: tuple[str, ...] = ("percentile_scaling",)
+    warnings: tuple[str, ...] = (WarningCode.PERCENTILE_SCALING,)
     affine = np.asarray(image.affine, dtype=np.float64)
     if not ((header["sform_code"] or header["qform_code"]) and _is_placement(affine)):
-        warnings += ("affine_missing",)
+        warnings += (WarningCode.AFFINE_MISSING,)
         affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     to_source = _screen_to_index(affine, shape)
     if to_source[0, 0] == 0:

@@ -65,6 +65,7 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metrics_csv": PATH,
     "val_fraction": (lambda v: _number(v) and 0 < v < 1, "a number between 0 and 1"),
     "device": (lambda v: isinstance(v, str) and _available(v), "cpu, or cuda on a machine that has it"),
+    "bits": (lambda v: v in (8, 10, 12, 14, 16), "8, 10, 12, 14 or 16"),
     "batch_size": COUNT,
     "max_epochs": COUNT,
     "val_interval": COUNT,

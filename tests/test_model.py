@@ -24,7 +24,7 @@ from monai.handlers import CheckpointLoader
 from scipy import stats
 
 from monai_cxr_vae import load_model
-from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model, save_state, weights_file
 from monai_cxr_vae.networks import Scorer
 
@@ -321,7 +321,7 @@ def test_gigantic_settings_and_archives_take_no_memory(weights: Path, tmp_path: 
     _a_bomb(weights)
     program = """
         import resource, sys
-        from monai_cxr_vae.errors import InputError
+        from monai_cxr_vae.errors import InputError, OutputError
         from monai_cxr_vae.model import load_model
         largest = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         load_model()
@@ -359,10 +359,10 @@ def test_a_folder_does_not_hide_the_name_of_shipped_weights(tmp_path: Path, monk
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(state: object, file: io.BufferedWriter) -> None:
         file.write(b"some")
-        raise OSError("no space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="No space left"):
         save_state({}, tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
 

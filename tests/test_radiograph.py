@@ -110,13 +110,79 @@ def test_no_patient_data_travels_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("highest", "bits"), [(900, 10), (1023, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16), (65535, 16)]
+    ("highest", "bits"),
+    [
+        (200, 8),
+        (255, 8),
+        (256, 10),
+        (900, 10),
+        (1023, 10),
+        (1024, 12),
+        (4095, 12),
+        (4096, 14),
+        (16384, 16),
+        (65535, 16),
+    ],
 )
 def test_depth_of_a_16_bit_png(highest: int, bits: int, tmp_path: Path) -> None:
     image = (DEEP.astype(np.float64) / DEEP.max() * highest).astype(np.uint16)
     film = read_radiograph(png(tmp_path / "film.png", image))
     np.testing.assert_allclose(film.pixels, image / (2**bits - 1), atol=1e-6)
     assert (film.bits_stored, film.warnings) == (bits, ("depth_assumed",))
+
+
+def test_a_set_of_pictures_is_scaled_alike_on_request(tmp_path: Path) -> None:
+    for highest in (200, 900, 4095):
+        image = (DEEP.astype(np.float64) / DEEP.max() * highest).astype(np.uint16)
+        film = read_radiograph(png(tmp_path / "film.png", image), bits=12)
+        np.testing.assert_allclose(film.pixels, image / 4095, atol=1e-6)
+        assert (film.bits_stored, film.voi, film.warnings) == (12, "12 bits", ())
+    with pytest.raises(CorruptFile, match="10 bits"):
+        read_radiograph(tmp_path / "film.png", bits=10)
+    np.testing.assert_array_equal(
+        read_radiograph(png(tmp_path / "8.png", GREY), bits=12).pixels, GREY / np.float32(255)
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["8.png", "16.png", "8.jpg"])
+def test_exif_orientation_is_applied(orientation: int, kind: str, tmp_path: Path) -> None:
+    """TIFF 6.0: the two sides at which the stored first row and first column are seen."""
+    image = DEEP if kind == "16.png" else GREY
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(tmp_path / "plain", format="JPEG" if kind == "8.jpg" else "PNG")
+    Image.fromarray(image).save(tmp_path / kind, exif=exif)
+    upright = read_radiograph(tmp_path / "plain").pixels
+    seen = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.T,
+        6: lambda a: a.T[:, ::-1],
+        7: lambda a: a.T[::-1, ::-1],
+        8: lambda a: a.T[::-1],
+    }[orientation](upright)
+    film = read_radiograph(tmp_path / kind)
+    np.testing.assert_array_equal(film.pixels, seen)
+    assert ("exif_orientation" in film.warnings) == (orientation != 1)
+
+
+def test_a_damaged_jpeg_picture_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "film.jpg", quality=95)
+    data = (tmp_path / "film.jpg").read_bytes()
+    (tmp_path / "film.jpg").write_bytes(data[: len(data) * 2 // 3] + b"\xff\xd9")
+    with pytest.raises(CorruptFile):
+        read_radiograph(tmp_path / "film.jpg")
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"\x1f\x8b", b"____n+2\0"])
+def test_a_preamble_may_look_like_anything(start: bytes, tmp_path: Path) -> None:
+    path = save(dx(), tmp_path / "film.dcm")
+    expected = read_radiograph(path).pixels
+    path.write_bytes(start + path.read_bytes()[len(start) :])
+    np.testing.assert_array_equal(read_radiograph(path).pixels, expected)
 
 
 def test_grey_in_other_clothes(tmp_path: Path) -> None:
@@ -231,6 +297,16 @@ def test_nifti_scaling_and_trailing_axes(tmp_path: Path) -> None:
     for array in (film.T[..., None], film.T[..., None, None], film.T * -0.001):
         shown = read_radiograph(nifti(tmp_path / "film.nii.gz", array, affine)).pixels
         np.testing.assert_allclose(shown, expected if array.min() >= 0 else 1 - expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("affine", [np.diag([0.2, 0.2, 0, 1]), np.diag([1e3, 1e-3, 1, 1]), np.ones((4, 4))])
+def test_nifti_whose_place_makes_no_sense(affine: np.ndarray, tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(gradient().T.astype(np.int16), None)
+    image.header.set_sform(affine, code=1)
+    nibabel.save(image, tmp_path / "film.nii")
+    film = read_radiograph(tmp_path / "film.nii")
+    assert "affine_missing" in film.warnings
+    assert np.linalg.matrix_rank(film.row_major_affine) == 4
 
 
 def test_nifti_that_is_no_film(tmp_path: Path) -> None:

@@ -11,8 +11,17 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.startup import check_settings, flags, input_error
 
-KNOWN = {"max_epochs": 20, "image_size": None, "kl_weight": "auto", "fit": "stretch", "resume": False, "my_own": 3}
+KNOWN = {
+    "max_epochs": 20,
+    "image_size": None,
+    "kl_weight": "auto",
+    "fit": "stretch",
+    "resume": False,
+    "my_own": 3,
+    "bits": None,
+}
 KNOWN |= {"channels": None, "val_fraction": 0.1, "dataset_dir": "$films()", "weights": None, "device": "$device()"}
+KNOWN |= {"bits": None}
 
 
 def test_flags_are_read_as_monai_reads_them():
@@ -51,6 +60,8 @@ def test_a_mistyped_setting_is_answered_with_the_nearest(name: str, nearest: str
         {"my_own": "free"},
         {"channels": [8, 16], "val_fraction": 0.2, "dataset_dir": "./2024", "weights": "spatial", "device": "cpu"},
         {"channels": None, "weights": None},
+        {"bits": 12},
+        {"bits": None},
         {"config_file": "a.json", "logging_file": False},
     ],
 )
@@ -69,6 +80,7 @@ def test_what_configs_know_passes(given: dict[str, object]):
         {"kl_weight": "much"},
         {"kl_weight": 0},
         {"fit": "crop"},
+        {"bits": 11},
         {"resume": "maybe"},
         {"channels": 8},
         {"channels": []},

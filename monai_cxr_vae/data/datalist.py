@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import logging
 import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.errors import InputError, Reason
 from monai_cxr_vae.files import Entry, walk
-from monai_cxr_vae.film import look_at
+from monai_cxr_vae.film import look_at, refuse
 from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.radiograph import read_radiograph
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,9 @@ def _find(folder: str | os.PathLike) -> list[tuple[str, str | None]]:
     if not Path(folder).is_dir():
         raise InputError(f"no such folder: {folder}")
     entries = walk(folder)
-    left_out = Counter("not_a_file" if entry.listed else "read_error" for entry in entries if entry.identity is None)
+    left_out = Counter(
+        str(Reason.NOT_A_FILE if entry.listed else Reason.READ_ERROR) for entry in entries if entry.identity is None
+    )
     files = [entry for entry in entries if entry.identity is not None]
     tasks = deque(entry for entry in files if entry not in _SEEN)
     if tasks:
@@ -71,7 +76,13 @@ def _find(folder: str | os.PathLike) -> list[tuple[str, str | None]]:
 
 
 def _look_at(entry: Entry) -> dict[str, Any]:
-    return look_at(entry.path, patient=True)
+    header = look_at(entry.path, patient=True)
+    if "colour" in header and not header["status"]:  # whether it is grey after all, the pixels tell
+        try:
+            read_radiograph(entry.path)
+        except Exception as error:
+            refuse(header, error)
+    return header
 
 
 def patient_of(path: Path, root: Path, manifest: dict[str, str] | None = None, patient_id: str | None = None) -> str:
@@ -151,13 +162,19 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     file = folder / "manifest.csv"
     if not file.is_file():
         return {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        name = next((c for c in FILE_COLUMNS if c in columns), None)
-        patient = next((c for c in PATIENT_COLUMNS if c in columns), None)
-        if name is None or patient is None:
-            raise InputError(
-                f"{file.name} needs a column of files {FILE_COLUMNS} and one of patients {PATIENT_COLUMNS}"
-            )
-        return {Path(row[name]).name: row[patient] for row in reader if row[patient]}
+    data = file.read_bytes()
+    try:
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError:  # Excel saves in the code page of the country
+        text = data.decode("cp1252", errors="replace")
+    if text.startswith("sep="):  # Excel's own line about the separator
+        text = text.partition("\n")[2]
+    first = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    columns = reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+    name = next((c for c in FILE_COLUMNS if c in columns), None)
+    patient = next((c for c in PATIENT_COLUMNS if c in columns), None)
+    if name is None or patient is None:
+        raise InputError(f"{file.name} needs a column of files {FILE_COLUMNS} and one of patients {PATIENT_COLUMNS}")
+    rows = ((row[name] or "", row[patient] or "") for row in reader)
+    return {PureWindowsPath(film.strip()).name: whose.strip() for film, whose in rows if film.strip() and whose.strip()}

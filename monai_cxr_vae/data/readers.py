@@ -28,11 +28,13 @@ class RadiographReader(ImageReader):
     (:class:`monai_cxr_vae.pool.IsolatedPool`).
 
     Args:
+        bits: depth of 16-bit PNG, see :func:`read_radiograph`.
         radiograph: what to give in place of what the path holds.
     """
 
-    def __init__(self, radiograph: Radiograph | None = None) -> None:
+    def __init__(self, bits: int | None = None, radiograph: Radiograph | None = None) -> None:
         super().__init__()
+        self.bits = bits
         self._radiograph = radiograph
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
@@ -54,7 +56,7 @@ class RadiographReader(ImageReader):
         Raises:
             FilmError: from :func:`read_radiograph`.
         """
-        film = read_radiograph(img) if self._radiograph is None else self._radiograph
+        film = read_radiograph(img, bits=self.bits) if self._radiograph is None else self._radiograph
         return film.pixels, film_meta(film, img)
 
 
@@ -67,30 +69,33 @@ class LoadRadiographd(LoadImaged):
 
     Args:
         keys: key of the path; becomes ``(1, rows, columns)`` float32 in [0, 1].
+        bits: depth of 16-bit PNG, see :func:`read_radiograph`.
 
     Raises:
         FilmError: when called, from :func:`read_radiograph`.
     """
 
-    def __init__(self, keys: KeysCollection) -> None:
+    def __init__(self, keys: KeysCollection, bits: int | None = None) -> None:
         super().__init__(keys, reader=RadiographReader, image_only=True, ensure_channel_first=True)
+        self.bits = bits
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         d = dict(data)
         d["film"] = film = d.get("film") or read_film(d[self.keys[0]])
-        d["radiograph"] = read_radiograph(film)
-        loaded: dict[Hashable, Any] = super().__call__(d, reader or RadiographReader(d["radiograph"]))
+        d["radiograph"] = radiograph = read_radiograph(film, bits=self.bits)
+        loaded: dict[Hashable, Any] = super().__call__(d, reader or RadiographReader(radiograph=radiograph))
         return loaded
 
 
-def film_transforms(image_size: int, fit: str) -> Compose:
+def film_transforms(image_size: int, fit: str, bits: int | None = None) -> Compose:
     """From ``{"image": path}`` to a film at network size, ``(1, S, S)`` float32, as every config begins.
 
     Args:
         image_size: side S in pixels.
         fit: see :func:`monai_cxr_vae.transforms.fit_to_square`.
+        bits: depth of 16-bit PNG, see :func:`read_radiograph`.
     """
-    return Compose([LoadRadiographd("image"), FitToSquared("image", image_size, fit)])
+    return Compose([LoadRadiographd("image", bits), FitToSquared("image", image_size, fit)])
 
 
 def film_meta(film: Radiograph, path: str | Path) -> dict[str, Any]:

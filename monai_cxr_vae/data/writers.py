@@ -25,7 +25,7 @@ from monai_cxr_vae.dicom import derive
 from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.structured_report import structured_report
-from monai_cxr_vae.errors import Changed, InputError
+from monai_cxr_vae.errors import Changed, InputError, MalformedIdentity
 from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
 from monai_cxr_vae.film import OWN_MARK, Film, read_film
 from monai_cxr_vae.radiograph import Radiograph, read_radiograph
@@ -71,6 +71,7 @@ class SaveRadiographd(SaveImaged):
     and sizes in bytes, is added to the data under ``outputs``; the kind of a file that is not DICOM is ``image``,
     ``overlay`` or ``heatmap``. ``film`` and ``radiograph`` in the data (:class:`monai_cxr_vae.data.LoadRadiographd`)
     spare reading the film once more; without them it is read again, and must have the digest ``input_sha256``.
+    A film whose patient or study has no valid form gives no DICOM objects, and warning codes under ``refused``.
 
     Args:
         keys: key of the reconstruction, ``(1, S, S)`` float.
@@ -121,7 +122,11 @@ class SaveRadiographd(SaveImaged):
         digest = film.sha256
         if result.format == "dicom":
             source = open_dataset(film.data, pixels=False)
-            d["outputs"] = [self._write_object(self._derive(kind, source, result)) for kind in self.objects]
+            try:
+                derived = [self._derive(kind, source, result) for kind in self.objects]
+            except MalformedIdentity as error:  # no fault of the film, whose scores stand
+                derived, d["refused"] = [], error.codes
+            d["outputs"] = [self._write_object(each) for each in derived]
         else:
             files = (_file(kind, result) for kind in self.objects if kind != "sr")
             d["outputs"] = [self._write(kind, None, f"images/{digest[:32]}{end}", data) for kind, end, data in files]
@@ -188,7 +193,8 @@ class _Result:
     @cached_property
     def film(self) -> np.ndarray:
         """The film's pixels in full; the network has seen a small square of it."""
-        radiograph: Radiograph = self._radiograph or read_radiograph(self._film)
+        bits = self.meta["bits_stored"] if self.format == "png" else None
+        radiograph: Radiograph = self._radiograph or read_radiograph(self._film, bits=bits)
         return radiograph.pixels
 
     def reconstruction(self, size: str | int) -> np.ndarray:

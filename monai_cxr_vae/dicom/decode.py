@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from monai_cxr_vae.dicom.attributes import GREY, integer, photometric
+from monai_cxr_vae.dicom.entropy import is_whole
 from monai_cxr_vae.dicom.files import DEFLATED, encoding
 from monai_cxr_vae.errors import (
     ColourImage,
     CorruptFile,
     DicomDirectory,
+    FilmError,
     MultiFrame,
     NoPixels,
     TooLarge,
@@ -24,10 +27,14 @@ from monai_cxr_vae.errors import (
 )
 
 MAX_PIXELS = 64 * 10**6
+# A lossy codec may swing beyond the range of the samples by this part of it; what goes further was never in it.
+OVERSHOOT = 1 / 8
 
 _SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
-_LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 203))
+LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 203))
+# JPEG and JPEG-LS, JPEG 2000 bare and in its file format
+_START_OF_STREAM = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0c")
 _FAMILY = {
     "1.2.840.10008.1.2.5": "rle",
     "1.2.840.10008.1.2.4.50": "jpeg",
@@ -58,6 +65,7 @@ class PixelFormat:
     signed: bool
     photometric: str
     transfer_syntax: str | None
+    samples: int = 1
 
 
 def check_pixels(dataset: Dataset) -> None:
@@ -75,37 +83,38 @@ def check_pixels(dataset: Dataset) -> None:
 
 
 def pixel_format(dataset: Dataset) -> PixelFormat:
-    """Read and check the pixel description of a single-frame greyscale image of 8 or 16 bits.
+    """Read and check the pixel description of a single-frame image of 8 or 16 bits, grey or perhaps grey in colours.
 
     Raises:
         ColourImage, MultiFrame, TooLarge, UnsupportedSyntax: the image is of a kind that is not read.
         CorruptFile: an attribute is missing or contradicts another.
     """
-    frames = _integer(dataset, "NumberOfFrames", 1)
-    if frames > 1:
+    if integer(dataset, "NumberOfFrames", 1) > 1:
         raise MultiFrame("the file holds several frames")
-    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
-    if _integer(dataset, "SamplesPerPixel", 1) != 1 or (photometric and not photometric.startswith("MONOCHROME")):
+    kind, samples = photometric(dataset), integer(dataset, "SamplesPerPixel", 1)
+    if samples != (1 if kind in ("", *GREY, "PALETTE COLOR") else 3) or kind in ("XYB", "HSV", "ARGB", "CMYK"):
         raise ColourImage("the image is in colour")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if not kind:
         raise CorruptFile("the header does not say whether low values are black or white")
-    allocated = _integer(dataset, "BitsAllocated")
+    allocated = integer(dataset, "BitsAllocated")
     if allocated not in (8, 16):
+        if kind not in GREY:
+            raise ColourImage("the image is in colour, of other than 8 or 16 bits")
         raise UnsupportedSyntax("only pixels of 8 or 16 bits are read")
-    stored = _integer(dataset, "BitsStored")
-    high = _integer(dataset, "HighBit", stored - 1)
+    stored = integer(dataset, "BitsStored")
+    high = integer(dataset, "HighBit", stored - 1)
     if not 1 <= stored <= high + 1 <= allocated:
         raise CorruptFile("bits allocated, bits stored and high bit do not fit together")
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     if rows < 1 or columns < 1:
         raise CorruptFile("the image has no rows or no columns")
     if rows * columns > MAX_PIXELS:
         raise TooLarge(f"the image claims more than {MAX_PIXELS // 10**6} million pixels")
-    signed = _integer(dataset, "PixelRepresentation", 0)
+    signed = integer(dataset, "PixelRepresentation", 0)
     if signed not in (0, 1):
         raise CorruptFile("the pixel representation is neither signed nor unsigned")
     syntax = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") or "") or None
-    return PixelFormat(rows, columns, allocated, stored, high, bool(signed), photometric, syntax)
+    return PixelFormat(rows, columns, allocated, stored, high, bool(signed), kind, syntax, samples)
 
 
 def decode(dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str]:
@@ -116,12 +125,13 @@ def decode(dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str]:
         form: its :func:`pixel_format`.
 
     Returns:
-        The words as they are stored, unsigned integers of BitsAllocated bits and shape (rows, columns), with whatever
-        lies in the unused bits (:func:`stored_values` makes numbers of them), and the name of the decoder.
+        The words as they are stored, unsigned integers of BitsAllocated bits and shape (rows, columns), with a last
+        axis of 3 in colour, with whatever lies in the unused bits (:func:`stored_values` makes numbers of them), and
+        the name of the decoder.
 
     Raises:
         UnsupportedSyntax: the transfer syntax is not read.
-        TruncatedFile, CorruptFile: the data is incomplete, damaged, or of another size than the header says.
+        TruncatedFile, CorruptFile: the data is incomplete, damaged, or contradicts the header in size or samples.
     """
     encapsulated = bool(dataset["PixelData"].is_undefined_length)
     syntax = form.transfer_syntax
@@ -134,7 +144,7 @@ def decode(dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str]:
         raise UnsupportedSyntax("the transfer syntax of the file is not known")
     if not encapsulated:
         raise CorruptFile("the pixel data is not compressed although the file says it is")
-    return _decode_frame(family, _single_frame(dataset.PixelData), form)
+    return _decode_frame(family, _single_frame(dataset.PixelData), form, other_bits=_uses_other_bits(dataset))
 
 
 def stored_values(words: np.ndarray, bits_stored: int, high_bit: int, signed: bool) -> np.ndarray:
@@ -153,30 +163,35 @@ def stored_values(words: np.ndarray, bits_stored: int, high_bit: int, signed: bo
     return values
 
 
-def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    try:
-        value = dataset.get(keyword)
-        if value in (None, "") and default is not None:
-            return default
-        return int(value)
-    except Exception as error:
-        raise CorruptFile(f"{keyword} is missing or not a number") from error
+def _uses_other_bits(dataset: Dataset) -> bool:
+    """Does an overlay (PS3.3 C.9.2, retired form) lie in the bits outside the samples?"""
+    groups = {group for group in range(0x6000, 0x6020, 2) if (group, 0x0102) in dataset}
+    return any((group, 0x3000) not in dataset for group in groups)
 
 
 # Uncompressed
 
 
 def _native(dataset: Dataset, form: PixelFormat) -> np.ndarray:
-    data, count = dataset.PixelData, form.rows * form.columns
+    data, count = dataset.PixelData, form.rows * form.columns * form.samples
     size = form.bits_allocated // 8
+    if form.photometric in ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"):
+        raise ColourImage("uncompressed colours at half resolution are not read")
     if len(data) < count * size:
         raise TruncatedFile("the pixel data is shorter than rows and columns ask for")
+    if len(data) >= 2 * max(count * size, 2):
+        raise CorruptFile("the pixel data holds more frames than the header says")
     _, little = encoding(dataset)
     if size == 1 and not little and dataset["PixelData"].VR == "OW":
         # PS3.5 8.2: bytes travel in 16-bit words, which big endian swaps
         data = np.frombuffer(data, ">u2", len(data) // 2).astype("<u2").tobytes()
     words = np.frombuffer(data, ("<" if little else ">") + f"u{size}", count)
-    return words.astype(f"=u{size}", copy=False).reshape(form.rows, form.columns)
+    words = words.astype(f"=u{size}", copy=False)
+    if form.samples == 1:
+        return words.reshape(form.rows, form.columns)
+    if integer(dataset, "PlanarConfiguration", 0):
+        return np.moveaxis(words.reshape(form.samples, form.rows, form.columns), 0, -1)
+    return words.reshape(form.rows, form.columns, form.samples)
 
 
 # Compressed
@@ -184,77 +199,111 @@ def _native(dataset: Dataset, form: PixelFormat) -> np.ndarray:
 
 def _single_frame(items: bytes) -> bytes:
     """The codestream of the only frame: all fragments after the Basic Offset Table (PS3.5 A.4)."""
-    fragments, position = [], 0
+    fragments: list[memoryview] = []
+    position = 0
     view = memoryview(items)
     while position + 8 <= len(items):
         (length,) = struct.unpack_from("<L", items, position + 4)
         fragments.append(view[position + 8 : position + 8 + length])
         position += 8 + length
-    frame = b"".join(fragments[1:])
+    offsets, fragments = fragments[:1], fragments[1:]
+    starts = sum(bytes(part[:4]).startswith(_START_OF_STREAM) for part in fragments)
+    if starts > 1 or any(len(table) > 4 for table in offsets):
+        raise CorruptFile("the pixel data holds more frames than the header says")
+    frame = b"".join(fragments)
     if not frame:
         raise TruncatedFile("the compressed pixel data is empty")
     return frame
 
 
-def _decode_frame(family: str, frame: bytes, form: PixelFormat) -> tuple[np.ndarray, str]:
-    _check_codestream(family, frame, form)
-    cause: Exception | None = None
+def _decode_frame(family: str, frame: bytes, form: PixelFormat, other_bits: bool) -> tuple[np.ndarray, str]:
+    frame, precision = _check_codestream(family, frame, form)
     for name, decoder in DECODERS[family].items():
+        if form.samples > 1 and name != "imagecodecs":
+            continue
         try:
             pixels = np.asarray(decoder(frame, form))
         except ImportError:
             continue
-        except MemoryError:
+        except (MemoryError, FilmError):
             raise
         except Exception as error:
-            cause = error
-            continue
-        if pixels.shape != (form.rows, form.columns) or pixels.dtype.kind not in "iu":
+            # What one decoder calls damaged is not shown to the next: some make up pixels, and one ends the process.
+            raise CorruptFile("the compressed pixel data is damaged") from error
+        shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
+        if pixels.shape != shape or pixels.dtype.kind not in "iu":
             raise CorruptFile("the compressed pixel data has another size than the header says")
-        if form.transfer_syntax in _LOSSY:
-            pixels = _without_overshoot(pixels, form)
+        if family == "jpeg" and not is_whole(frame, pixels):
+            raise CorruptFile("the compressed pixel data is damaged")
+        if precision and form.high_bit == form.bits_stored - 1 and not other_bits:
+            pixels = _within_samples(pixels, form)
         word = f"{pixels.dtype.kind}{form.bits_allocated // 8}"
         return pixels.astype(word, copy=False).view(f"u{form.bits_allocated // 8}"), name
-    if cause is None:
-        raise UnsupportedSyntax("no decoder for this compression is installed")
-    raise CorruptFile("the compressed pixel data is damaged") from cause
+    raise UnsupportedSyntax("no decoder for this compression is installed")
 
 
-def _without_overshoot(pixels: np.ndarray, form: PixelFormat) -> np.ndarray:
-    """Keep what a lossy codec lets swing beyond BitsStored from wrapping round to the other end of the range."""
-    if form.high_bit != form.bits_stored - 1 or (form.signed and pixels.dtype.kind == "u"):
-        return pixels
+def _within_samples(pixels: np.ndarray, form: PixelFormat) -> np.ndarray:
+    """Refuse samples that BitsStored or PixelRepresentation would turn into others.
+
+    What a lossy codec lets swing beyond the range is kept from wrapping round to its other end.
+    """
     low = -(1 << (form.bits_stored - 1)) if form.signed else 0
-    return np.clip(pixels, low, low + (1 << form.bits_stored) - 1)
+    high = low + (1 << form.bits_stored) - 1
+    smallest, largest = int(pixels.min()), int(pixels.max())
+    if form.signed and smallest >= 0 and (pixels.dtype.kind == "u" or largest > high):
+        # Streams without a sign hold two's complement, cut to the sample's bits or drawn out to the word's.
+        if largest < 1 << form.bits_stored:
+            return pixels
+        pixels = pixels.astype(f"u{form.bits_allocated // 8}").view(f"i{form.bits_allocated // 8}")
+        smallest, largest = int(pixels.min()), int(pixels.max())
+    if low <= smallest and largest <= high:
+        return pixels
+    beyond = (high - low) * (OVERSHOOT if form.transfer_syntax in LOSSY else 0)
+    if smallest < low - beyond or largest > high + beyond:
+        raise CorruptFile("the compressed pixel data holds values that bits stored and sign of the header exclude")
+    return np.clip(pixels, low, high)
 
 
-def _check_codestream(family: str, frame: bytes, form: PixelFormat) -> None:
+def _check_codestream(family: str, frame: bytes, form: PixelFormat) -> tuple[bytes, int]:
     """Compare the codestream's own claims with the header, so that no decoder allocates what the header does not ask.
 
     Also demands the end marker: libjpeg decodes a stream cut in half without a word.
+
+    Returns:
+        The stream without what fills it up, and its precision; 0 for run lengths, which are words without one.
     """
     if family == "rle":
-        if len(frame) < 64 or struct.unpack_from("<L", frame)[0] != form.bits_allocated // 8:
+        if len(frame) < 64 or struct.unpack_from("<L", frame)[0] != form.samples * form.bits_allocated // 8:
             raise CorruptFile("the run-length header does not fit the image")
-        return
+        return frame, 0
     try:
         size = _jpeg2000_size(frame) if family in ("jpeg2000", "htj2k") else _jpeg_size(frame)
     except (struct.error, IndexError, ValueError) as error:
         raise CorruptFile("the compressed pixel data has no readable header") from error
-    rows, columns, components, precision = size
-    if components != 1:
-        raise CorruptFile("the compressed pixel data holds colours, the header a grey image")
+    rows, columns, components, precision, discrete_cosine = size
+    if components != form.samples:
+        kinds = ("colours", "a grey image") if form.samples == 1 else ("a grey image", "colours")
+        raise CorruptFile(f"the compressed pixel data holds {kinds[0]}, the header {kinds[1]}")
     if (rows, columns) != (form.rows, form.columns):
         raise CorruptFile("the compressed pixel data has another size than the header says")
     if precision > form.bits_allocated:
         raise CorruptFile("the compressed pixel data has more bits than the header allows")
-    # The two bytes cannot occur inside entropy-coded data, and writers pad the end in several ways.
-    if b"\xff\xd9" not in frame[-64:]:
+    # Bytes made of deeper samples are another picture than the one that the header's window was chosen for. A lossless
+    # stream of few bits, but more than a byte, may be one whose encoder has looked for the largest value.
+    if precision < form.bits_stored and (discrete_cosine or precision <= 8):
+        raise CorruptFile("the compressed pixel data has fewer bits than the header says")
+    # The two bytes cannot occur inside entropy-coded data. Writers fill up what comes after them.
+    end = frame.rstrip(b"\0\xff").rfind(b"\xff\xd9", -64)
+    if end < 0:
         raise TruncatedFile("the compressed pixel data breaks off")
+    return frame[: end + 2], precision
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
-    """Rows, columns, components, precision of a JPEG or JPEG-LS stream, from its SOF segment (ITU-T T.81 B.2.2)."""
+def _jpeg_size(frame: bytes) -> tuple[int, int, int, int, bool]:
+    """Rows, columns, components, precision of a JPEG or JPEG-LS stream, from its SOF segment (ITU-T T.81 B.2.2).
+
+    The last value tells whether it is made of discrete cosines.
+    """
     if frame[:2] != b"\xff\xd8":
         raise ValueError("no start of image")
     position = 2
@@ -268,26 +317,33 @@ def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
         (length,) = struct.unpack_from(">H", frame, position + 2)
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             precision, rows, columns, components = struct.unpack_from(">BHHB", frame, position + 4)
-            return rows, columns, components, precision
+            return rows, columns, components, precision, marker not in (0xF7, 0xC3, 0xC7, 0xCB, 0xCF)
         if length < 2 or marker == 0xDA:
             raise ValueError("no frame header")
         position += 2 + length
 
 
-def _jpeg2000_size(frame: bytes) -> tuple[int, int, int, int]:
-    """Rows, columns, components, precision of a JPEG 2000 codestream, bare or in a JP2 file (ITU-T T.800 A.5.1)."""
+def _jpeg2000_size(frame: bytes) -> tuple[int, int, int, int, bool]:
+    """As :func:`_jpeg_size`, of a JPEG 2000 codestream, bare or in a JP2 file (ITU-T T.800 A.5.1)."""
     start = frame.find(b"\xff\x4f\xff\x51") + 4
     if start < 4:
         raise ValueError("no image size segment")
     right, bottom, left, top = struct.unpack_from(">4L", frame, start + 4)
     components, depth = struct.unpack_from(">HB", frame, start + 36)
-    return bottom - top, right - left, components, (depth & 0x7F) + 1
+    return bottom - top, right - left, components, (depth & 0x7F) + 1, False
 
 
 def _imagecodecs_jpeg(frame: bytes, form: PixelFormat) -> np.ndarray:
     import imagecodecs
 
-    return imagecodecs.jpeg8_decode(frame)
+    # Only colours that a JPEG stores as such are left alone; a file's own markers tell about the others.
+    space = "RGB" if form.photometric == "RGB" else None
+    try:
+        return imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)
+    except imagecodecs.Jpeg8Error as error:
+        if str(error).startswith("Unsupported JPEG process"):
+            raise UnsupportedSyntax("the JPEG process of the pixel data is not read") from error
+        raise
 
 
 def _imagecodecs_jpegls(frame: bytes, form: PixelFormat) -> np.ndarray:
@@ -305,7 +361,11 @@ def _imagecodecs_jpeg2000(frame: bytes, form: PixelFormat) -> np.ndarray:
 def _imagecodecs_htj2k(frame: bytes, form: PixelFormat) -> np.ndarray:
     import imagecodecs
 
-    return imagecodecs.htj2k_decode(frame)
+    pixels = imagecodecs.htj2k_decode(frame)
+    # What the library meets in the data itself, it does not raise: the rows from there on stay as they were.
+    if (imagecodecs.htj2k_decode(frame, out=~pixels)[-1] != pixels[-1]).any():
+        raise ValueError("not all rows were decoded")
+    return pixels
 
 
 def _imagecodecs_rle(frame: bytes, form: PixelFormat) -> np.ndarray:
@@ -313,7 +373,10 @@ def _imagecodecs_rle(frame: bytes, form: PixelFormat) -> np.ndarray:
 
     word = np.dtype(f"<u{form.bits_allocated // 8}")
     pixels = np.frombuffer(imagecodecs.dicomrle_decode(frame, word), word)
-    return pixels.reshape(form.rows, form.columns) if pixels.size == form.rows * form.columns else pixels
+    if pixels.size != form.samples * form.rows * form.columns:
+        return pixels
+    planes = pixels.reshape(form.samples, form.rows, form.columns)
+    return planes[0] if form.samples == 1 else np.moveaxis(planes, 0, -1)
 
 
 def _pylibjpeg_rle(frame: bytes, form: PixelFormat) -> np.ndarray:

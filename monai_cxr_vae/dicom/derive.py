@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydicom.charset import convert_encodings
@@ -18,9 +18,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 
+from monai_cxr_vae.dicom.attributes import source_value, terms
 from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, encode_file
 from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
-from monai_cxr_vae.errors import BadUID, CorruptFile
+from monai_cxr_vae.errors import BadUID, MalformedIdentity, WarningCode
 
 MANUFACTURER, MODEL_NAME = "monai_cxr_vae", "Chest radiograph VAE"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -113,13 +114,16 @@ _OPTIONAL = (
 )
 # The form of a value (PS3.5 section 6.2). An optional element of another form is left out. What tells who the patient
 # is and which study this is must stay as the source has it, since only that lets an archive match the two: malformed,
-# it could neither be kept in a valid object nor be changed, and the film is refused.
+# it could neither be kept in a valid object nor be changed, and no object is made.
 FORM = {
     "SH": re.compile(rb"[ -\[\]-~]{1,16}|.*[^ -~].*", re.DOTALL),  # 16 characters; how many bytes is open beyond ASCII
     "AS": re.compile(rb"\d{3}[DWMY]"),
     "DA": re.compile(rb"\d{8}"),
     "TM": re.compile(rb"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
 }
+# Older forms that say the same (ACR-NEMA 2.0; ISO 8601), a time with more digits than the standard has or none.
+_OLD_DATE = re.compile(rb"(\d{4})([./-])(\d{2})\2(\d{2})")
+_OLD_TIME = re.compile(rb"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d*))?)?)?")
 _CODE = re.compile("[A-Z0-9_ ]{0,16}")
 # PS3.3 C.7.6.1.1.5.1, by transfer syntax.
 _LOSSY_METHODS = {
@@ -170,7 +174,7 @@ def secondary_capture(
 
     Raises:
         BadUID: the source's study, series or SOP instance UID is missing or unfit.
-        CorruptFile: what tells the patient or the study is malformed in the source.
+        MalformedIdentity: see :func:`malformed_identity`.
         ValueError: ``image`` is not a finite matrix.
     """
     image = np.asarray(image, dtype=np.float32)
@@ -246,16 +250,19 @@ def derived_object(
 
     Raises:
         BadUID: see :func:`film_reference`.
-        CorruptFile: what tells the patient or the study is malformed in the source.
+        MalformedIdentity: see :func:`malformed_identity`.
     """
     film = film_reference(source)
+    if malformed := malformed_identity(source):
+        names = ", ".join(code.removeprefix(WarningCode.MALFORMED) for code in malformed)
+        raise MalformedIdentity(
+            f"{names} is malformed, so no valid object of the same patient and study can be made", *malformed
+        )
     origin = (provenance.model_sha256, provenance.config_sha256, provenance.version)
     series_uid = uid_from("series", film.study_uid, film.series_uid, kind, *origin)
     together = dict(_common_elements(provenance))
-    for keyword in _TYPE_2:
-        together.update(_copied(source, keyword, required=True))
-    for keyword in _OPTIONAL:
-        together.update(_copied(source, keyword))
+    for keyword in (*_TYPE_2, *_OPTIONAL):
+        together.update(_copied(source, keyword) or {})
     together.update(
         encode_elements(
             {
@@ -294,8 +301,7 @@ def _image(
             "ReferencedSeriesSequence": [
                 {"SeriesInstanceUID": film.series_uid, "ReferencedInstanceSequence": [film.item()]}
             ],
-            # Text burned into the film can come back in a reconstruction.
-            "BurnedInAnnotation": "YES" if source_value(source, "BurnedInAnnotation") == "YES" else "NO",
+            **_burned_in(source, kind),
             **_lossy_history(source),
             **module,
             "Rows": pixels.shape[0],
@@ -351,11 +357,18 @@ def device_uid(provenance: Provenance) -> str:
     return uid_from("device", provenance.model_sha256)
 
 
-def _copied(source: Dataset, keyword: str, *, required: bool = False) -> dict[int, bytes]:
-    """An element of the source, if present; text keeps its very bytes, which no decoding can then damage.
+def malformed_identity(source: Dataset) -> tuple[str, ...]:
+    """Warning codes of what tells the patient or the study and has a form that no valid object can keep.
 
-    Raises:
-        CorruptFile: the element is required and malformed.
+    A date or time in an older form that says the same is none of them: it is converted.
+    """
+    return tuple(WarningCode.MALFORMED + keyword for keyword in _TYPE_2 if _copied(source, keyword) is None)
+
+
+def _copied(source: Dataset, keyword: str) -> dict[int, bytes] | None:
+    """An element of the source, None if it is malformed; text keeps its very bytes, which no decoding can then damage.
+
+    Sequences are encoded again, in the source's character set.
     """
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in source:
@@ -367,11 +380,20 @@ def _copied(source: Dataset, keyword: str, *, required: bool = False) -> dict[in
     value = (element.value or b"") if isinstance(element, RawDataElement) else written(source, tag)[8:]
     text = value.strip(b" \0")
     if text and vr in FORM and not FORM[vr].fullmatch(text):
-        if required:
-            message = f"{keyword} is malformed, so no valid object of the same patient and study can be made"
-            raise CorruptFile(message, f"malformed_{keyword}")
-        return {}
+        valid = _converted(vr, text)
+        return None if valid is None else {tag: encode_element(tag, vr, valid)}
     return {tag: encode_element(tag, vr, value)}
+
+
+def _converted(vr: str, text: bytes) -> bytes | None:
+    """A date or time of an older form as the standard writes it; None for what says nothing certain."""
+    if vr == "DA" and (date := _OLD_DATE.fullmatch(text)):
+        year, _, month, day = date.groups()
+        return year + month + day if int(year) and 1 <= int(month) <= 12 and 1 <= int(day) <= 31 else None
+    if vr == "TM" and (time := _OLD_TIME.fullmatch(text)):
+        *clock, fraction = time.groups(default=b"")
+        return b"".join(clock) + (b"." + fraction[:6] if fraction else b"")
+    return None
 
 
 def written(source: Dataset, tag: int) -> bytes:
@@ -385,30 +407,36 @@ def written(source: Dataset, tag: int) -> bytes:
     return buffer.getvalue()
 
 
+def _burned_in(source: Dataset, kind: ObjectKind) -> dict[str, Value]:
+    """Whether text is burned in, as the source says; text in a film can come back in a reconstruction.
+
+    An overlay shows the film itself, so where the source does not deny text it must be expected.
+    """
+    said = terms(source, "BurnedInAnnotation")
+    if said in (["YES"], ["NO"]):
+        return {"BurnedInAnnotation": said[0]}
+    return {"BurnedInAnnotation": "YES"} if kind == "overlay" else {}
+
+
 def _lossy_history(source: Dataset) -> dict[str, Value]:
-    """Carry lossy compression on: a lossy past is for ever (PS3.3 C.7.6.1.1.5)."""
+    """Carry lossy compression on: a lossy past is for ever (PS3.3 C.7.6.1.1.5); one that is not told stays open."""
     syntax = str(getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
-    if source_value(source, "LossyImageCompression") != "01" and syntax not in _LOSSY_METHODS:
-        return {"LossyImageCompression": "00"}
+    said = terms(source, "LossyImageCompression")
+    ratio = _strings(source_value(source, "LossyImageCompressionRatio"))
+    method = _strings(source_value(source, "LossyImageCompressionMethod"))
+    if syntax not in _LOSSY_METHODS and said not in (["01"], ["1"]) and (said or not (ratio or method)):
+        return {"LossyImageCompression": "00"} if said in (["00"], ["0"]) else {}
     history: dict[str, Value] = {"LossyImageCompression": "01"}
-    if ratio := _strings(source_value(source, "LossyImageCompressionRatio")):
+    if ratio:
         history["LossyImageCompressionRatio"] = ratio
-    if method := _strings(source_value(source, "LossyImageCompressionMethod")) or _LOSSY_METHODS.get(syntax):
-        history["LossyImageCompressionMethod"] = method
+    if found := method or _LOSSY_METHODS.get(syntax):
+        history["LossyImageCompressionMethod"] = found
     return history
 
 
 def code(value: str, meaning: str) -> dict[str, Value]:
     """An item of a code sequence (PS3.3 table 8.8-1) in DICOM's own scheme."""
     return {"CodeValue": value, "CodingSchemeDesignator": "DCM", "CodeMeaning": meaning}
-
-
-def source_value(source: Dataset, keyword: str) -> Any:
-    """A value of the source, None where it is absent or cannot be decoded."""
-    try:
-        return source.get(keyword)
-    except Exception:  # the parsers of pydicom raise what they please
-        return None
 
 
 def _integer(value: object, default: int) -> int:

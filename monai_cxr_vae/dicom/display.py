@@ -8,8 +8,17 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
+from monai_cxr_vae.dicom.attributes import integer, items, terms
 from monai_cxr_vae.dicom.decode import PixelFormat, stored_values
 from monai_cxr_vae.dicom.files import encoding
+from monai_cxr_vae.errors import CorruptFile, WarningCode
+
+# Depths at which detectors and converters work. A film that says no more is taken to have the smallest that holds it.
+DEPTHS = (8, 10, 12, 14, 16)
+# Beyond this many bits stored, the bits that detectors use and those that a header claims often differ.
+_PLAIN_DEPTH = 12
+# A film is blank if this part of its pixels lies within one step of the grey in the middle of them.
+_BLANK_SHARE, _BLANK_STEP = 0.95, 1 / 64
 
 
 class UnusableError(ValueError):
@@ -36,27 +45,36 @@ class DisplayTable:
             return np.take(self.table, words)
 
 
-def display_table(dataset: Dataset, form: PixelFormat) -> DisplayTable:
+def display_table(dataset: Dataset, form: PixelFormat, words: np.ndarray) -> DisplayTable:
     """Build the table of an image from its header.
 
     Where a contrast attribute is missing or senseless the full range of the stored bits is shown and a warning says so.
+    If more than 12 bits are stored without contrast, the range is that of Smallest and Largest Image Pixel Value or of
+    the smallest usual depth that holds the pixels.
 
     Args:
         dataset: the header.
         form: its :func:`~monai_cxr_vae.dicom.decode.pixel_format`.
+        words: the stored words of the image.
     """
     warnings: list[str] = []
     samples = np.arange(1 << form.bits_stored, dtype=np.uint32)
     stored = stored_values(samples, form.bits_stored, form.bits_stored - 1, form.signed)
     values, low, high = modality_values(stored, dataset, warnings)
-    shown, voi = voi_values(values, low, high, dataset, warnings)
+    padded = padding(stored, dataset, form, warnings)
+    shown, voi = voi_values(values, dataset, warnings)
+    if shown is None:
+        first, last, voi = _full_range(stored, padded, dataset, form, words, warnings)
+        if voi != "full_range":
+            low, high = sorted((float(values[stored == first][0]), float(values[stored == last][0])))
+        shown = np.clip((values - low) / max(high - low, 1e-6), 0.0, 1.0)
     shown = polarity(shown, form.photometric)
     shape = str(dataset.get("PresentationLUTShape") or "").strip()
     if shape and (shape == "INVERSE") != (form.photometric == "MONOCHROME1"):
-        warnings.append("polarity_conflict")
-    shown[padding(stored, dataset, form, warnings)] = 0.0
-    words = np.arange(1 << form.bits_allocated, dtype=np.uint32)
-    table = shown.astype(np.float32)[(words >> (form.high_bit + 1 - form.bits_stored)) & ((1 << form.bits_stored) - 1)]
+        warnings.append(WarningCode.POLARITY_CONFLICT)
+    shown[padded] = 0.0
+    every = np.arange(1 << form.bits_allocated, dtype=np.uint32)
+    table = shown.astype(np.float32)[(every >> (form.high_bit + 1 - form.bits_stored)) & ((1 << form.bits_stored) - 1)]
     return DisplayTable(table, voi, tuple(warnings))
 
 
@@ -70,49 +88,83 @@ def modality_values(stored: np.ndarray, dataset: Dataset, warnings: list[str]) -
         float64 values, and the lowest and highest value that the transformation can give.
     """
     try:
-        table = read_lut(dataset, "ModalityLUTSequence", stored, warnings)
+        table, _ = read_lut(dataset, "ModalityLUTSequence", stored, warnings)
         if table is not None:
             return table.look_up(stored), 0.0, table.maximum
     except UnusableError:
-        warnings.append("modality_lut_invalid")
+        warnings.append(WarningCode.MODALITY_LUT_INVALID)
     slope, intercept = _first_number(dataset, "RescaleSlope"), _first_number(dataset, "RescaleIntercept")
     if slope is None and intercept is None:
         slope, intercept = 1.0, 0.0
     elif not slope or intercept is None or not np.isfinite([slope, intercept]).all():
-        warnings.append("rescale_invalid")  # one without the other is as senseless as a slope of zero
+        warnings.append(WarningCode.RESCALE_INVALID)  # one without the other is as senseless as a slope of zero
         slope, intercept = 1.0, 0.0
     values = stored * slope + intercept
     return values, float(values.min()), float(values.max())
 
 
-def voi_values(
-    values: np.ndarray, low: float, high: float, dataset: Dataset, warnings: list[str]
-) -> tuple[np.ndarray, str]:
-    """VOI LUT (PS3.3 C.11.2): the first table, else the first window, else everything from ``low`` to ``high``.
+def voi_values(values: np.ndarray, dataset: Dataset, warnings: list[str]) -> tuple[np.ndarray | None, str]:
+    """VOI LUT (PS3.3 C.11.2): the first table that can be used, else the first window.
 
     Returns:
-        Display values in [0, 1] before polarity, and the name of the choice.
+        Display values in [0, 1] before polarity, None if there is neither; and the name of the choice.
     """
     try:
-        table = read_lut(dataset, "VOILUTSequence", values, warnings)
+        table, which = read_lut(dataset, "VOILUTSequence", values, warnings)
         if table is not None:
-            return table.look_up(values) / table.maximum, "lut"
+            return table.look_up(values) / table.maximum, "lut" + which
     except UnusableError:
-        warnings.append("voi_lut_invalid")
+        warnings.append(WarningCode.VOI_LUT_INVALID)
     centers, widths = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        warnings.append("voi_function_unknown")
+        warnings.append(WarningCode.VOI_FUNCTION_UNKNOWN)
         function = "LINEAR"
-    if centers is None and widths is None:
-        warnings.append("voi_missing")
-    else:
-        center, width = (centers or [np.nan])[0], (widths or [np.nan])[0]
-        if np.isfinite(center) and np.isfinite(width) and width >= (1.0 if function == "LINEAR" else 1e-6):
-            several = f" 1 of {len(centers or ())}" if len(centers or ()) > 1 else ""
-            return window(values, center, width, function), function.lower() + several
-        warnings.append("voi_invalid")
-    return np.clip((values - low) / max(high - low, 1e-6), 0.0, 1.0), "full_range"
+    least = 1.0 if function == "LINEAR" else 1e-6
+    for number, (center, width) in enumerate(zip(centers or (), widths or (), strict=False), 1):
+        if np.isfinite(center) and np.isfinite(width) and width >= least:
+            return window(values, center, width, function), function.lower() + _which(number, len(centers or ()))
+    nothing = centers is None and widths is None
+    warnings.append(WarningCode.VOI_MISSING if nothing else WarningCode.VOI_INVALID)
+    return None, ""
+
+
+def _full_range(
+    stored: np.ndarray,
+    padded: np.ndarray,
+    dataset: Dataset,
+    form: PixelFormat,
+    words: np.ndarray,
+    warnings: list[str],
+) -> tuple[int, int, str]:
+    """The stored values that an image without contrast is shown between, and the name of the choice."""
+    first, last = int(stored.min()), int(stored.max())
+    if form.bits_stored <= _PLAIN_DEPTH or items(dataset, "ModalityLUTSequence"):
+        return first, last, "full_range"
+    used = np.zeros(1 << form.bits_stored, bool)
+    used[(words >> (form.high_bit + 1 - form.bits_stored)) & ((1 << form.bits_stored) - 1)] = True
+    inside = stored[used & ~padded]
+    if not inside.size:
+        return first, last, "full_range"
+    lowest, highest = int(inside.min()), int(inside.max())
+    try:
+        smallest = _word_attribute(dataset, "SmallestImagePixelValue", form.signed)
+        largest = _word_attribute(dataset, "LargestImagePixelValue", form.signed)
+    except UnusableError:
+        smallest = largest = None
+    if smallest is not None and largest is not None and first <= smallest <= lowest <= highest <= largest <= last:
+        return smallest, largest, "pixel_range"
+    signed = lowest < 0
+    bits = next(bits for bits in DEPTHS if highest < 1 << (bits - signed) and lowest >= -(1 << (bits - 1)) * signed)
+    if bits >= form.bits_stored:
+        return first, last, "full_range"
+    warnings.append(WarningCode.DEPTH_ASSUMED)
+    first = -(1 << (bits - 1)) if signed else 0
+    return first, first + (1 << bits) - 1, f"{bits} bits"
+
+
+def _which(number: int, count: int) -> str:
+    return f" {number} of {count}" if count > 1 else ""
 
 
 def window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
@@ -142,12 +194,75 @@ def polarity(shown: np.ndarray, photometric: str) -> np.ndarray:
 
 def padding(stored: np.ndarray, dataset: Dataset, form: PixelFormat, warnings: list[str]) -> np.ndarray:
     """Which stored values are Pixel Padding (PS3.3 C.7.5.1.1.2), a value or a closed range; it is shown black."""
-    first = _word_attribute(dataset, "PixelPaddingValue", form.signed, warnings)
+    try:
+        first = _word_attribute(dataset, "PixelPaddingValue", form.signed)
+        last = _word_attribute(dataset, "PixelPaddingRangeLimit", form.signed)
+    except UnusableError:
+        warnings.append(WarningCode.PADDING_INVALID)
+        first = None
     if first is None:
         return np.zeros(stored.shape, bool)
-    last = _word_attribute(dataset, "PixelPaddingRangeLimit", form.signed, warnings)
     last = first if last is None else last
     return (stored >= min(first, last)) & (stored <= max(first, last))
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Do almost all display values lie at one grey? A sample of the pixels tells."""
+    step = max(1, int((pixels.size / 250_000) ** 0.5))
+    sample = pixels[::step, ::step]
+    return bool((np.abs(sample - np.median(sample)) < _BLANK_STEP).mean() > _BLANK_SHARE)
+
+
+def shutter(dataset: Dataset, rows: int, columns: int, warnings: list[str]) -> tuple[np.ndarray | None, float]:
+    """Display Shutter (PS3.3 C.7.6.11): what lies outside of all shapes is covered.
+
+    Returns:
+        bool (rows, columns), true where the film is covered, None without a shutter; and the display value there.
+    """
+    seen = None
+    for shape in terms(dataset, "ShutterShape"):
+        try:
+            inside = _SHUTTERS[shape](dataset, rows, columns)
+            if not inside.any():
+                raise UnusableError(shape)
+        except Exception:
+            warnings.append(WarningCode.SHUTTER_INVALID)
+            continue
+        seen = inside if seen is None else seen & inside
+    if seen is None or not seen.any():
+        return None, 0.0
+    try:
+        grey = integer(dataset, "ShutterPresentationValue", 0) / 65535
+    except CorruptFile:
+        grey = 0.0
+    return ~seen, min(max(grey, 0.0), 1.0)
+
+
+def _rectangle(dataset: Dataset, rows: int, columns: int) -> np.ndarray:
+    top, bottom = (integer(dataset, f"Shutter{side}HorizontalEdge") for side in ("Upper", "Lower"))
+    left, right = (integer(dataset, f"Shutter{side}VerticalEdge") for side in ("Left", "Right"))
+    inside = np.zeros((rows, columns), bool)
+    inside[max(top - 1, 0) : max(bottom, 0), max(left - 1, 0) : max(right, 0)] = True
+    return inside
+
+
+def _circle(dataset: Dataset, rows: int, columns: int) -> np.ndarray:
+    row, column = (int(v) for v in dataset.CenterOfCircularShutter)
+    radius = integer(dataset, "RadiusOfCircularShutter")
+    down, across = np.ogrid[1 : rows + 1, 1 : columns + 1]
+    return (down - row) ** 2 + (across - column) ** 2 <= radius**2
+
+
+def _polygon(dataset: Dataset, rows: int, columns: int) -> np.ndarray:
+    corners = np.array([int(v) for v in dataset.VerticesOfThePolygonalShutter]).reshape(-1, 2)
+    if len(corners) < 3:
+        raise UnusableError
+    inside = np.zeros((rows, columns), np.uint8)
+    cv2.fillPoly(inside, [np.ascontiguousarray(corners[:, ::-1] - 1, np.int32)], 1)
+    return inside.astype(bool)
+
+
+_SHUTTERS = {"RECTANGULAR": _rectangle, "CIRCULAR": _circle, "POLYGONAL": _polygon}
 
 
 # Lookup tables
@@ -166,38 +281,49 @@ class LookupTable:
         return self.data[index].astype(np.float64)
 
 
-def read_lut(dataset: Dataset, keyword: str, values: np.ndarray, warnings: list[str]) -> LookupTable | None:
-    """The first table of a LUT sequence; ``None`` without one.
+def read_lut(dataset: Dataset, keyword: str, values: np.ndarray, warnings: list[str]) -> tuple[LookupTable | None, str]:
+    """The first usable table of a LUT sequence, ``None`` without a sequence; and which one it is.
 
     Args:
         values: what goes into the table; its sign settles how the descriptor's first value is meant.
 
     Raises:
-        UnusableError: the table contradicts its descriptor.
+        UnusableError: there are tables, and none can be used.
     """
     try:
-        items = dataset.get(keyword)
-        if not items:
-            return None
-        little = encoding(dataset)[1]
-        descriptor = _words(items[0].LUTDescriptor, little)
-        entries, first, bits = int(descriptor[0]) or 65536, int(descriptor[1]), int(descriptor[2])
-        data = _words(items[0].LUTData, little)
+        tables = list(dataset.get(keyword) or ())
     except Exception as error:
         raise UnusableError(keyword) from error
+    for number, item in enumerate(tables, 1):
+        try:
+            return _read_table(item, values, encoding(dataset)[1], warnings), _which(number, len(tables))
+        except UnusableError:
+            continue
+    if tables:
+        raise UnusableError(keyword)
+    return None, ""
+
+
+def _read_table(item: Dataset, values: np.ndarray, little: bool, warnings: list[str]) -> LookupTable:
+    try:
+        descriptor = _words(item.LUTDescriptor, little)
+        entries, first, bits = int(descriptor[0]) or 65536, int(descriptor[1]), int(descriptor[2])
+        data = _words(item.LUTData, little)
+    except Exception as error:
+        raise UnusableError from error
     if first >= 32768 and values.min() < 0:
         first -= 65536
-    if len(data) < entries and len(data) == (entries + 1) // 2:
+    if not 1 <= bits <= 16 or not len(data) or int(data.max()) == 0:
+        raise UnusableError
+    if len(data) != entries and (len(data) == (entries + 1) // 2 or (bits <= 8 and data.max() > 255)):
         data = data.astype("<u2").view(np.uint8)  # two 8-bit entries to a word
-    if len(data) < entries or not 1 <= bits <= 16:
-        raise UnusableError(keyword)
-    data = data[:entries]
-    if int(data.max()) == 0:
-        raise UnusableError(keyword)
+        data = data[: len(data) - (len(data) - entries == 1)]  # the byte that makes the length even
+    if len(data) != entries:
+        warnings.append(WarningCode.LUT_LENGTH_ASSUMED)
     maximum = float((1 << bits) - 1)
     # Vendors announce 16 bits over tables of 10 or 12: taken at their word the image is nearly black.
     if data.max() > maximum or (bits == 16 and data.max() < 1 << 15):
-        warnings.append("lut_depth_assumed")
+        warnings.append(WarningCode.LUT_DEPTH_ASSUMED)
         maximum = float(data.max())
     return LookupTable(data, first, maximum)
 
@@ -227,13 +353,13 @@ def _first_number(dataset: Dataset, keyword: str) -> float | None:
     return None if numbers is None else numbers[0]
 
 
-def _word_attribute(dataset: Dataset, keyword: str, signed: bool, warnings: list[str]) -> int | None:
+def _word_attribute(dataset: Dataset, keyword: str, signed: bool) -> int | None:
+    """A stored value of a "US or SS" attribute, None if it is absent or empty."""
     try:
         value = dataset.get(keyword)
         if value is None or value == "":
             return None
         word = int(_words(value, encoding(dataset)[1])[0])
-    except Exception:
-        warnings.append("padding_invalid")
-        return None
+    except Exception as error:
+        raise UnusableError(keyword) from error
     return word - 65536 if signed and word >= 32768 else word

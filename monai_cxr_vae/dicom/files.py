@@ -162,6 +162,10 @@ def _read(stream: _BoundedReader, pixels: bool) -> Dataset:
         raise CorruptFile("the DICOM header cannot be parsed") from error
     if deflated:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(DEFLATED)
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):  # some writers say it in the file meta information alone
+        uid = dataset.file_meta.get(f"MediaStorage{keyword}")
+        if uid and not dataset.get(keyword):
+            setattr(dataset, keyword, uid)
     if not has_preamble and "SOPClassUID" not in dataset:
         raise NotDicom("the file has no DICOM preamble and does not say what it is")
     if pixels:
@@ -230,8 +234,7 @@ def _attach_pixel_data(dataset: Dataset, stream: _BoundedReader) -> None:
 
     A search may stop inside a codestream, and it cannot tell a missing delimiter from a missing element.
     """
-    implicit, little = encoding(dataset)
-    order = "<" if little else ">"
+    order = "<" if encoding(dataset)[1] else ">"
     header = stream.read(8)
     if len(header) < 8:
         if header:
@@ -242,13 +245,14 @@ def _attach_pixel_data(dataset: Dataset, stream: _BoundedReader) -> None:
         dataset.add_new(group << 16 | element, "OF" if element == 8 else "OD", b"")
     if (group, element) != (0x7FE0, 0x0010):
         return
-    if implicit:
-        vr, length = "OW", struct.unpack(order + "L", header[4:])[0]
+    # The element itself tells how it is written; the transfer syntax of some files claims the other encoding. As a
+    # length in implicit encoding each of these letters would be odd, which no length is.
+    if header[4:6] in (b"OB", b"OW", b"UN"):
+        vr, length = header[4:6].decode(), _unpack_length(stream.read(4), order)
     else:
-        vr = header[4:6].decode("latin-1")
-        if vr not in ("OB", "OW", "UN"):
+        vr, length = "OW", _unpack_length(header[4:], order)
+        if length % 2 and length != _UNDEFINED_LENGTH and header[4:6].isalpha() and header[4:6].isupper():
             raise CorruptFile("the pixel data has a value representation that it cannot have")
-        length = _unpack_length(stream.read(4), order)
     value = _items_of(stream.read(), order) if length == _UNDEFINED_LENGTH else stream.read(length)
     if length != _UNDEFINED_LENGTH and len(value) < length:
         raise TruncatedFile("the pixel data breaks off: the file is shorter than its header says")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
+from monai_cxr_vae.dicom.attributes import source_value
 from monai_cxr_vae.dicom.derive import (
     FORM,
     MANUFACTURER,
@@ -18,7 +19,6 @@ from monai_cxr_vae.dicom.derive import (
     derived_object,
     device_uid,
     film_reference,
-    source_value,
     written,
 )
 from monai_cxr_vae.dicom.encode import encode_element, encode_elements

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from pydicom.dataset import Dataset
 
-_FRONTAL = {"PA": "PA", "AP": "AP"}
-# Everything else that PS3.3 C.8.11.5.1.1 and C.8.1.1 (CR) define for a trunk is no frontal film of someone upright.
-_NOT_FRONTAL = {"LL", "RL", "LLD", "RLD", "LLO", "RLO", "RAO", "LAO", "RPO", "LPO", "XTL", "LAT", "LATERAL", "OBL"}
+from monai_cxr_vae.dicom.attributes import items, source_value, terms
+from monai_cxr_vae.errors import WarningCode
+
+# Words of View Position, which holds free text as often as the terms of PS3.3 C.8.11.5.1.1 and C.8.1.1 (CR). What
+# those define for a trunk besides PA and AP is no frontal film of someone upright, sitting or on the back.
+_PA = re.compile(r"\b(PA|P A|POSTER(O|IOR) ?(TO )?ANTERIOR)\b")
+_AP = re.compile(r"\b(AP|A P|ANTER(O|IOR) ?(TO )?POSTERIOR)\b")
+_NOT_FRONTAL = re.compile(
+    r"\b(AP|PA)?(LL|RL|LLD|RLD|LLO|RLO|RAO|LAO|RPO|LPO|XTL|[LRX]*LAT|[LR]?LATERALS?|LATERO\w*|(BI)?OBL(IQUE)?S?|"
+    r"[LR]*DEC|[LR]*DECUB(ITUS)?|XTABLE|X TABLE|CROSS ?TABLE|SWIMMERS?)\b"
+)
 
 # Context group 4010 (PS3.16), SNOMED CT and the older SNOMED-RT codes.
 _VIEW_CODES = {
@@ -25,10 +35,13 @@ _VIEW_CODES = {
         "lateral",
     ),
 }
+# Lying on a side (context group 20), wherever the header says so.
+_DECUBITUS = {"102535000", "102536004", "F-10317", "F-10319"}
 
 
 def radiograph_view(dataset: Dataset) -> tuple[str, tuple[str, ...]]:
-    """The view of a film, from View Position, View Code Sequence and Patient Orientation (never from free text).
+    """The view of a film, from View Position, View Code Sequence, Patient Orientation and position
+    (never from the description of a series or a protocol).
 
     Any source that rules a frontal view out wins.
 
@@ -37,25 +50,44 @@ def radiograph_view(dataset: Dataset) -> tuple[str, tuple[str, ...]]:
         is not frontal, obliques and decubitus too) or ``'unknown'``; and the warning codes, ``view_conflict`` when
         two sources disagree.
     """
-    votes = [vote for vote in (_by_position(dataset), _by_code(dataset), _by_orientation(dataset)) if vote]
+    codes = [_by_code(item) for item in items(dataset, "ViewCodeSequence")]
+    positions = [_by_words(value) for value in terms(dataset, "ViewPosition")]
+    votes = [vote for vote in (*positions, *codes, _by_orientation(dataset), _by_side(dataset)) if vote]
     if not votes:
         return "unknown", ()
     exact = [vote for vote in votes if vote != "frontal"]
     conflict = len(set(exact)) > 1 or ("lateral" in votes and "frontal" in votes)
     view = "lateral" if "lateral" in votes else (exact or votes)[0]
-    return view, ("view_conflict",) if conflict else ()
+    return view, (WarningCode.VIEW_CONFLICT,) if conflict else ()
 
 
-def _by_position(dataset: Dataset) -> str | None:
-    value = _text(dataset, "ViewPosition")
-    return _FRONTAL.get(value) or ("lateral" if value in _NOT_FRONTAL else None)
+def _by_words(value: str) -> str | None:
+    words = " ".join(re.findall("[A-Z]+", value))
+    if _NOT_FRONTAL.search(words):
+        return "lateral"
+    pa, ap = bool(_PA.search(words)), bool(_AP.search(words))
+    if pa != ap:
+        return "PA" if pa else "AP"
+    return "frontal" if pa or "FRONTAL" in words.split() else None
 
 
-def _by_code(dataset: Dataset) -> str | None:
-    try:
-        return _VIEW_CODES.get(str(dataset.ViewCodeSequence[0].CodeValue).strip())
-    except Exception:
-        return None
+def _by_code(item: Dataset) -> str | None:
+    """The code of a view, else the words of its meaning."""
+    view = _VIEW_CODES.get(str(source_value(item, "CodeValue") or "").strip())
+    return view or _by_words(" ".join(terms(item, "CodeMeaning")))
+
+
+def _by_side(dataset: Dataset) -> str | None:
+    """Decubitus by the positioning modules (PS3.3 C.8.4.6, C.8.11.5): modifiers of the orientation or the view."""
+    described = [
+        *(m for i in items(dataset, "PatientOrientationCodeSequence") for m in (i, *_modifiers(i))),
+        *(m for i in items(dataset, "ViewCodeSequence") for m in _modifiers(i)),
+    ]
+    return "lateral" if any(str(source_value(m, "CodeValue")).strip() in _DECUBITUS for m in described) else None
+
+
+def _modifiers(item: Dataset) -> list[Dataset]:
+    return items(item, "PatientOrientationModifierCodeSequence") + items(item, "ViewModifierCodeSequence")
 
 
 def _by_orientation(dataset: Dataset) -> str | None:
@@ -76,10 +108,3 @@ def patient_orientation(dataset: Dataset) -> tuple[str, str] | None:
     except Exception:
         return None
     return (along, down) if along[:1] in tuple("LRAPHF") and down[:1] in tuple("LRAPHF") else None
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    try:
-        return str(dataset.get(keyword) or "").strip().upper()
-    except Exception:
-        return ""

@@ -23,6 +23,7 @@ def embed(
     output: str | os.PathLike,
     paths: bool = False,
     skip_unreadable: bool = False,
+    bits: int | None = None,
 ) -> int:
     """Write ``latents.npz`` and ``latents.csv`` of all films of a folder.
 
@@ -36,6 +37,7 @@ def embed(
         output: folder of the two files, made when missing.
         paths: add each film's path, which may tell who the patient is.
         skip_unreadable: leave out films that cannot be read; ``unreadable.csv`` lists them either way.
+        bits: depth of 16-bit PNG, see :func:`monai_cxr_vae.read_radiograph`.
 
     Returns:
         Number of films.
@@ -44,7 +46,7 @@ def embed(
         InputError: no film in the folder, or films that cannot be read.
     """
     output = Path(output)
-    transform = film_transforms(model.image_size, model.fit)
+    transform = film_transforms(model.image_size, model.fit, bits)
     films = FilmDataset(datalist(folder), transform, None, output / "unreadable.csv", skip_unreadable)
     parts = [model.encode(batch) for batch in films.batches()]
     mu, logvar = (torch.cat(part).numpy() for part in zip(*parts, strict=True))

@@ -105,7 +105,9 @@ class FilmChain:
                     raise cause from None
             return refused(error, **row)
         scores: Row = data.get("scores", {})
-        return {**row, **scores, "status": "done", "reason": None, "outputs": data.get("outputs", [])}
+        warnings = [*row["warnings"], *data.get("refused", ())]
+        outputs = data.get("outputs", [])
+        return {**row, **scores, "status": "done", "reason": None, "outputs": outputs, "warnings": warnings}
 
     @staticmethod
     def _describe(row: Row, image: MetaTensor) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from monai_cxr_vae.errors import Changed
+from monai_cxr_vae.errors import Reason, WarningCode
 from monai_cxr_vae.files import Entry, Identity
 from monai_cxr_vae.inference.rows import InputRow, Row, duplicate, new_row
 
@@ -115,13 +115,13 @@ def to_look_at(stock: Stock, inputs: Inputs, rows: Rows, options: FolderOptions)
 
 def _judged_anew(header: Mapping[str, Any], row: Mapping[str, Any] | None, options: FolderOptions) -> bool:
     """Whether these options, or the file by now, may say something else than was said before."""
-    if Changed.reason in (header["reason"], row and row["reason"]):
+    if Reason.CHANGED in (header["reason"], row and row["reason"]):
         return True
     if options.force or (options.retry_failed and header["status"] == "failed"):
         return True
     if options.strict_view:
         return not header["status"] and header.get("view") == "unknown"
-    return bool(header["reason"] == "view_unknown")
+    return bool(header["reason"] == Reason.VIEW_UNKNOWN)
 
 
 def settled(looked_at: Collection[int], stock: Stock, inputs: Inputs, rows: Rows, options: FolderOptions) -> list[Row]:
@@ -152,10 +152,10 @@ def gone(stock: Stock, inputs: Inputs, rows: Rows, below: Callable[[str], bool])
         row, away = rows.get(index), index not in stock.present
         if row is None:
             if away:
-                found.append(new_row(index=index, reason="read_error", warnings=["input_gone"]))
-        elif away != ("input_gone" in row["warnings"]):
-            others = [code for code in row["warnings"] if code != "input_gone"]
-            found.append({**row, "warnings": [*others, "input_gone"] if away else others})
+                found.append(new_row(index=index, reason=Reason.READ_ERROR, warnings=[WarningCode.INPUT_GONE]))
+        elif away != (WarningCode.INPUT_GONE in row["warnings"]):
+            others = [code for code in row["warnings"] if code != WarningCode.INPUT_GONE]
+            found.append({**row, "warnings": [*others, WarningCode.INPUT_GONE] if away else others})
     return found
 
 
@@ -178,12 +178,12 @@ def pending_groups(
         if row is None or options.force or (digest and digest != row["input_sha256"]):
             return True
         if row["status"] == "failed":
-            return options.retry_failed or row["reason"] == Changed.reason
-        if row["reason"] == "duplicate":  # of a film that is another one by now, or was not done after all
+            return options.retry_failed or row["reason"] == Reason.CHANGED
+        if row["reason"] == Reason.DUPLICATE:  # of a film that is another one by now, or was not done after all
             original = row["duplicate_of"]
             done = original in rows and original in inputs and rows[original]["status"] == "done"
             return not done or (original in stock.present and original not in group)
-        if row["status"] == "skipped":  # what kept it out is no longer so
+        if row["reason"] == Reason.VIEW_UNKNOWN:  # the header, judged by the present options, no longer says so
             return True
         return not is_whole(row)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, TypedDict
 
-from monai_cxr_vae.errors import Changed, explain
+from monai_cxr_vae.errors import Changed, Reason, explain
 from monai_cxr_vae.files import Entry, Identity, open_file
 from monai_cxr_vae.pool import Fault
 
@@ -71,7 +71,7 @@ class InputRow(TypedDict):
 
 def new_row(**known: Any) -> Row:
     """A row that claims nothing yet but what is known."""
-    row: Row = {"status": "failed", "reason": "internal", "input_sha256": None, "warnings": [], "outputs": []}
+    row: Row = {"status": "failed", "reason": Reason.INTERNAL, "input_sha256": None, "warnings": [], "outputs": []}
     return {**row, **known}  # type: ignore[typeddict-item]
 
 
@@ -86,13 +86,13 @@ def refused(error: BaseException, **known: Any) -> Row:
 def no_file(entry: Entry) -> Row:
     """The row of what is no regular file: a pipe, a device, a link to nowhere; or of what cannot be looked at."""
     if entry.listed:
-        return new_row(status="skipped", reason="not_a_file")
-    return new_row(reason="read_error")
+        return new_row(status="skipped", reason=Reason.NOT_A_FILE)
+    return new_row(reason=Reason.READ_ERROR)
 
 
 def duplicate(index: int, original: int, digest: str | None) -> Row:
     """The row of another copy, or another name, of a film."""
-    return new_row(index=index, status="skipped", reason="duplicate", duplicate_of=original, input_sha256=digest)
+    return new_row(index=index, status="skipped", reason=Reason.DUPLICATE, duplicate_of=original, input_sha256=digest)
 
 
 def lost(fault: Fault, path: str, identity: Identity | None) -> Row:

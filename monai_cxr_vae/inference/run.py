@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from monai_cxr_vae.data.writers import strip_file
 from monai_cxr_vae.dicom.derive import Provenance
-from monai_cxr_vae.errors import InputError, OutputError
+from monai_cxr_vae.errors import InputError, OutputError, Reason
 from monai_cxr_vae.files import PRIVATE_FOLDER, Identity, write_whole
 from monai_cxr_vae.inference.batches import FixedBatches
 from monai_cxr_vae.inference.film_chain import FilmChain
@@ -110,7 +110,7 @@ def one_film(pictures: list[Row]) -> tuple[list[int], list[Row]]:
     """
     readable = [row for row in pictures if not row["status"]]
     if len({row["picture"] for row in readable}) > 1:  # type: ignore[typeddict-item]
-        return [], [{**row, "status": "failed", "reason": "conflict"} for row in readable]
+        return [], [{**row, "status": "failed", "reason": Reason.CONFLICT} for row in readable]
     return [row["index"] for row in readable], []
 
 

@@ -23,7 +23,7 @@ _WHOSE = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceU
 
 @dataclass(frozen=True)
 class HeaderTask:
-    """Say what a file is, see :func:`monai_cxr_vae.film.look_at`; ``thorough`` decodes pictures, headers say little."""
+    """Say what a file is, see :func:`monai_cxr_vae.film.look_at`; ``thorough`` decodes what headers say little of."""
 
     path: str
     strict_view: bool
@@ -117,7 +117,7 @@ class Work:
 
 def _header(task: HeaderTask) -> dict[str, Any]:
     header = look_at(task.path, strict_view=task.strict_view, digest=task.digest)
-    if task.thorough and not header["status"] and header["format"] != "dicom":
+    if task.thorough and not header["status"] and (header["format"] != "dicom" or "colour" in header):
         try:
             read_radiograph(task.path)
         except Exception as error:

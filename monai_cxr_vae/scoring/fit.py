@@ -33,13 +33,15 @@ def detail_films(
     cache_dir: str | os.PathLike | None = None,
     unreadable: str | os.PathLike | None = None,
     skip_unreadable: bool = False,
+    bits: int | None = None,
 ) -> FilmDataset:
     """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen.
 
-    The other arguments are those of :class:`monai_cxr_vae.data.FilmDataset`.
+    The other arguments are those of :class:`monai_cxr_vae.data.FilmDataset`, and ``bits`` is the depth of 16-bit PNG,
+    see :func:`monai_cxr_vae.read_radiograph`.
     """
     chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MOST_FILMS)).round().astype(int))
-    transform = film_transforms(DETAIL * model.image_size, model.fit)
+    transform = film_transforms(DETAIL * model.image_size, model.fit, bits)
     return FilmDataset([data[i] for i in chosen], transform, cache_dir, unreadable, skip_unreadable)
 
 

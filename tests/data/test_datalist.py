@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from monai_cxr_vae.data import datalist, find_films
-from monai_cxr_vae.data.datalist import patient_of
+from monai_cxr_vae.data.datalist import _read_manifest, patient_of
 from monai_cxr_vae.errors import InputError
 
 
@@ -74,6 +74,21 @@ def test_manifest_column_names_the_patient(tmp_path: Path):
     validation = {Path(i["image"]).stem for i in datalist(tmp_path, "validation", val_fraction=0.3)}
     for i in range(0, 40, 2):
         assert (f"scan{i}" in validation) == (f"scan{i + 1}" in validation)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("first", ["", "sep={}\r\n"])
+def test_manifests_as_spreadsheets_save_them(tmp_path: Path, encoding: str, separator: str, first: str):
+    rows = [
+        ("file", "patient", "Größe"),
+        ("images\\a.png", "Müller", "1"),
+        ("sub/b.png", " 17 ", "2"),
+        ("c.png", "", ""),
+    ]
+    text = first.format(separator) + "".join(separator.join(row) + "\r\n" for row in rows)
+    (tmp_path / "manifest.csv").write_bytes(text.encode(encoding))
+    assert _read_manifest(tmp_path) == {"a.png": "Müller", "b.png": "17"}
 
 
 def test_a_folder_too_small_to_split_says_so(tmp_path: Path):

@@ -28,6 +28,13 @@ def films(tmp_path: Path) -> list[Path]:
     return [tmp_path / "one", tmp_path / "two.dcm", tmp_path / "three.png"]
 
 
+def test_deep_pictures_are_scaled_by_the_bits_of_their_set(tmp_path: Path) -> None:
+    image = gradient(bits=10).astype(np.uint16)
+    Image.fromarray(image).save(tmp_path / "film.png")
+    chain = LoadImaged("image", reader=READER, bits=12)
+    np.testing.assert_allclose(chain({"image": str(tmp_path / "film.png")})["image"].numpy(), image / 4095, atol=1e-6)
+
+
 def test_load_imaged_gives_the_radiograph(films: list[Path]) -> None:
     chain = Compose([LoadImaged("image", reader=READER), EnsureChannelFirstd("image")])
     for path in films:

@@ -12,8 +12,8 @@ from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
-from monai_cxr_vae.dicom.derive import Provenance, is_own_output, overlay, secondary_capture
-from monai_cxr_vae.errors import BadUID, CorruptFile
+from monai_cxr_vae.dicom.derive import Provenance, is_own_output, malformed_identity, overlay, secondary_capture
+from monai_cxr_vae.errors import BadUID, MalformedIdentity
 from tests.dicom.sources import VARIANTS, film, header
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
@@ -104,9 +104,35 @@ def test_lossy_past_and_burned_in_text_travel_along():
     del unsaid.LossyImageCompression, unsaid.LossyImageCompressionMethod
     lossy = read(secondary_capture(unsaid, IMAGE, PROVENANCE))
     assert (lossy.LossyImageCompression, lossy.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    unsaid = header("lossy")
+    del unsaid.LossyImageCompression
+    unsaid.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    assert read(secondary_capture(unsaid, IMAGE, PROVENANCE)).LossyImageCompression == "01"  # a method or ratio says so
     assert read(secondary_capture(header("cr_mono1"), IMAGE, PROVENANCE)).LossyImageCompression == "00"
     assert read(secondary_capture(header("burned_in"), IMAGE, PROVENANCE)).BurnedInAnnotation == "YES"
     assert read(secondary_capture(header("cr_mono1"), IMAGE, PROVENANCE)).BurnedInAnnotation == "NO"
+
+
+@pytest.mark.parametrize(
+    ("said", "in_sc", "in_overlay"),
+    [(None, None, "YES"), ("", None, "YES"), ("YES", "YES", "YES"), ("yes", "YES", "YES"), ("NO", "NO", "NO")],
+)
+def test_burned_in_text_that_nobody_denies_is_not_denied(said: str | None, in_sc: str | None, in_overlay: str):
+    source = header("cr_mono1")
+    del source.BurnedInAnnotation
+    if said is not None:
+        source["BurnedInAnnotation"] = DataElement("BurnedInAnnotation", "CS", said, validation_mode=config.IGNORE)
+    assert read(secondary_capture(source, IMAGE, PROVENANCE)).get("BurnedInAnnotation") == in_sc
+    assert read(overlay(source, PICTURE, "residual", PROVENANCE)).get("BurnedInAnnotation") == in_overlay
+
+
+@pytest.mark.parametrize(("said", "written"), [(None, None), ("", None), ("00", "00"), ("0", "00"), ("1", "01")])
+def test_a_lossless_past_that_nobody_tells_is_not_told(said: str | None, written: str | None):
+    source = header("cr_mono1")
+    del source.LossyImageCompression
+    if said is not None:
+        source.LossyImageCompression = said
+    assert read(secondary_capture(source, IMAGE, PROVENANCE)).get("LossyImageCompression") == written
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -189,13 +215,40 @@ def test_what_is_no_finite_image_is_refused(image):
 
 
 @pytest.mark.parametrize(
+    ("keyword", "value", "written"),
+    [
+        ("PatientBirthDate", "1960.01.02", "19600102"),
+        ("StudyDate", "2024-01-02", "20240102"),
+        ("StudyTime", "10:11:12.5", "101112.5"),
+        ("StudyTime", "101112.", "101112"),
+        ("StudyTime", "101112.1234567", "101112.123456"),
+        ("StudyTime", "10:11", "1011"),
+    ],
+)
+def test_an_older_form_of_a_date_or_time_is_converted(keyword: str, value: str, written: str):
+    source = header("dx_mono2_12")
+    source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
+    assert malformed_identity(source) == ()
+    assert read(secondary_capture(source, IMAGE, PROVENANCE))[keyword].value == written
+
+
+@pytest.mark.parametrize(
     ("keyword", "value"),
-    [("PatientBirthDate", "d" * 56), ("StudyTime", "half past ten"), ("AccessionNumber", "7" * 17)],
+    [
+        ("PatientBirthDate", "1960"),
+        ("PatientBirthDate", "1960.13.02"),
+        ("PatientBirthDate", "02.01.1960"),
+        ("StudyID", "1.2.840.113619.2.1"),
+        ("PatientBirthDate", "d" * 56),
+        ("StudyTime", "half past ten"),
+        ("AccessionNumber", "7" * 17),
+    ],
 )
 def test_a_film_whose_identity_is_malformed_is_refused_without_quoting_it(keyword: str, value: str):
     source = header("dx_mono2_12")
     source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
-    with pytest.raises(CorruptFile, match=keyword) as error:
+    assert malformed_identity(source) == (f"malformed_{keyword}",)
+    with pytest.raises(MalformedIdentity, match=keyword) as error:
         secondary_capture(source, IMAGE, PROVENANCE)
     assert value not in str(error.value)
     assert error.value.codes == (f"malformed_{keyword}",)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
+from pydicom.sequence import Sequence
 
 from monai_cxr_vae.dicom.display import window
 from monai_cxr_vae.radiograph import read_radiograph
@@ -186,6 +187,134 @@ def test_windows_like_pydicom(function: str, center: float, width: float) -> Non
 def test_says_how_contrast_was_chosen(attributes: dict, voi: str, warnings: tuple[str, ...], tmp_path: Path) -> None:
     film = read_radiograph(save(dx(**attributes), tmp_path / "film.dcm"))
     assert (film.voi, film.warnings) == (voi, warnings)
+
+
+WIDE = {"BitsStored": 16, **NO_WINDOW}
+
+
+@pytest.mark.parametrize(
+    ("stored", "attributes", "low", "high", "voi", "warnings"),
+    [
+        (gradient(bits=12), {}, 0, 4095, "12 bits", ("voi_missing", "depth_assumed")),
+        (gradient(bits=14), {}, 0, 16383, "14 bits", ("voi_missing", "depth_assumed")),
+        (gradient(bits=8), {}, 0, 255, "8 bits", ("voi_missing", "depth_assumed")),
+        (gradient(bits=16), {}, 0, 65535, "full_range", ("voi_missing",)),
+        (gradient(bits=12), {"BitsStored": 14}, 0, 4095, "12 bits", ("voi_missing", "depth_assumed")),
+        (gradient(bits=10), {"BitsStored": 12}, 0, 4095, "full_range", ("voi_missing",)),
+        (gradient(bits=12), {"small": 0, "large": 5000}, 0, 5000, "pixel_range", ("voi_missing",)),
+        (gradient(bits=12), {"small": 100, "large": 5000}, 0, 4095, "12 bits", ("voi_missing", "depth_assumed")),
+        (gradient(bits=12), {"small": 0, "large": 4000}, 0, 4095, "12 bits", ("voi_missing", "depth_assumed")),
+        (gradient(low=-2048), {"PixelRepresentation": 1}, -2048, 2047, "12 bits", ("voi_missing", "depth_assumed")),
+        (gradient(bits=12), {"RescaleSlope": -1}, 0, 4095, "12 bits", ("voi_missing", "depth_assumed")),
+        (gradient(bits=12), {"PixelPaddingValue": 60000}, 0, 4095, "12 bits", ("voi_missing", "depth_assumed")),
+    ],
+)
+def test_deep_films_without_a_window(
+    stored: np.ndarray,
+    attributes: dict,
+    low: int,
+    high: int,
+    voi: str,
+    warnings: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    attributes = dict(attributes)
+    small, large = attributes.pop("small", None), attributes.pop("large", None)
+    ds = dx(stored, **{**WIDE, **attributes})
+    if large is not None:
+        ds.add_new("SmallestImagePixelValue", "US", small)
+        ds.add_new("LargestImagePixelValue", "US", large)
+    values = stored.copy()
+    if "PixelPaddingValue" in attributes:
+        values[:2] = 60000
+        set_pixels(ds, values)
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    expected = np.clip((values - low) / (high - low), 0, 1)
+    expected = 1 - expected if attributes.get("RescaleSlope") == -1 else expected
+    np.testing.assert_allclose(film.pixels, np.where(values == 60000, 0, expected), atol=1e-6)
+    assert (film.voi, film.warnings) == (voi, warnings)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"WindowCenter": 60000, "WindowWidth": 100},
+        {"WindowCenter": -600, "WindowWidth": 2},
+        {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095},
+        {"VOILUTSequence": lut([4095] * 4096)},
+    ],
+)
+def test_a_film_that_shows_nothing_says_so(attributes: dict, tmp_path: Path) -> None:
+    assert "voi_blank" in read_radiograph(save(dx(**attributes), tmp_path / "film.dcm")).warnings
+
+
+SHORT = lut(CURVE[:4000] * 4095)
+SHORT[0].LUTDescriptor = [4096, 0, 12]
+UNSAID = lut(CURVE * 4095)
+UNSAID[0].LUTDescriptor = [0, 0, 12]
+PACKED = lut(CURVE[:4000] * 255, bits=8, packed=True)
+PACKED[0].LUTDescriptor = [4096, 0, 8]
+
+
+@pytest.mark.parametrize(("table", "entries", "top"), [(SHORT, 4000, 4095), (UNSAID, 4096, 4095), (PACKED, 4000, 255)])
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_a_table_is_as_long_as_it_is(table: object, entries: int, top: int, sequence: str, tmp_path: Path) -> None:
+    contrast = {} if sequence == "VOILUTSequence" else {**NO_RESCALE, **NO_WINDOW}
+    film = read_radiograph(save(dx(**{sequence: table}, **contrast), tmp_path / "film.dcm"))
+    expected = (CURVE[np.minimum(gradient(), entries - 1)] * top).astype(int) / top
+    np.testing.assert_allclose(film.pixels, expected, atol=1e-6)
+    assert "lut_length_assumed" in film.warnings
+
+
+def test_the_first_usable_window_or_table_is_taken(tmp_path: Path) -> None:
+    plain = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
+    second = read_radiograph(save(dx(WindowCenter=[0, 2048], WindowWidth=[0, 4096]), tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(second.pixels, plain)
+    assert (second.voi, second.warnings) == ("linear 2 of 2", ())
+    tables = Sequence([lut([])[0], lut(CURVE * 4095)[0]])
+    film = read_radiograph(save(dx(VOILUTSequence=tables), tmp_path / "film.dcm"))
+    assert (film.voi, film.warnings) == ("lut 2 of 2", ())
+    alone = read_radiograph(save(dx(VOILUTSequence=lut(CURVE * 4095)), tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels, alone.pixels)
+
+
+EDGES = {"ShutterLeftVerticalEdge": 6, "ShutterRightVerticalEdge": 45}
+EDGES |= {"ShutterUpperHorizontalEdge": 11, "ShutterLowerHorizontalEdge": 50}
+CIRCLE = {"CenterOfCircularShutter": [30, 20], "RadiusOfCircularShutter": 9}
+TRIANGLE = {"VerticesOfThePolygonalShutter": [1, 1, 1, 50, 60, 1]}
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("value", [None, 0, 65535])
+@pytest.mark.parametrize("shapes", [("RECTANGULAR",), ("CIRCULAR",), ("POLYGONAL",), ("RECTANGULAR", "CIRCULAR")])
+def test_shutters_cover_what_lies_outside(
+    shapes: tuple[str, ...], value: int | None, photometric: str, tmp_path: Path
+) -> None:
+    """PS3.3 C.7.6.11: rows and columns count from one, edges belong to the film."""
+    plain = read_radiograph(save(dx(PhotometricInterpretation=photometric), tmp_path / "film.dcm")).pixels
+    ds = dx(PhotometricInterpretation=photometric, ShutterShape=list(shapes), **EDGES, **CIRCLE, **TRIANGLE)
+    if value is not None:
+        ds.ShutterPresentationValue = value
+    row, column = np.mgrid[1:61, 1:51]
+    inside = {
+        "RECTANGULAR": (column >= 6) & (column <= 45) & (row >= 11) & (row <= 50),
+        "CIRCULAR": (row - 30) ** 2 + (column - 20) ** 2 <= 81,
+        "POLYGONAL": (row - 1) / 59 + (column - 1) / 49 <= 1,
+    }
+    seen = np.logical_and.reduce([inside[shape] for shape in shapes])
+    shown = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    expected = np.where(seen, plain, (value or 0) / 65535)
+    different = shown.pixels != expected.astype(np.float32)
+    assert different.sum() <= (40 if "POLYGONAL" in shapes else 0)  # pixels on the slanted edge
+    assert shown.warnings == ()
+
+
+def test_a_senseless_shutter_is_left_open(tmp_path: Path) -> None:
+    plain = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
+    for attributes in ({"ShutterShape": "RECTANGULAR"}, {"ShutterShape": "ROUND"}, {"ShutterShape": "CIRCULAR"}):
+        film = read_radiograph(save(dx(**attributes, RadiusOfCircularShutter=0), tmp_path / "film.dcm"))
+        np.testing.assert_array_equal(film.pixels, plain)
+        assert film.warnings == ("shutter_invalid",)
 
 
 @pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", None])

@@ -29,7 +29,19 @@ def test_film_is_accepted(variant):
         ({"SOPClassUID": None, "Modality": None}, errors.WrongSOPClass),
         ({"SOPClassUID": "1.2.840.10008.1.3.10"}, errors.DicomDirectory),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1"}, errors.ForProcessing),
+        ({"PresentationIntentType": "FOR PROCESSING"}, errors.ForProcessing),
+        ({"Modality": "DR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1"}, errors.ForProcessing),
+        ({"Modality": "DR", "SOPClassUID": SECONDARY_CAPTURE}, errors.WrongModality),
+        ({"PatientSpeciesDescription": "Feline"}, errors.WrongSpecies),
+        ({"PatientSpeciesDescription": "Canis lupus familiaris"}, errors.WrongSpecies),
+        ({"PatientBreedDescription": "Boxer"}, errors.WrongSpecies),
+        ({"AnatomicalOrientationType": "QUADRUPED"}, errors.WrongSpecies),
         ({"BodyPartExamined": "HAND"}, errors.WrongBodyPart),
+        ({"BodyPartExamined": "left knee"}, errors.WrongBodyPart),
+        ({"BodyPartExamined": ["HAND", "WRIST"]}, errors.WrongBodyPart),
+        ({"ViewPosition": "XTABLE LATERAL"}, errors.LateralView),
+        ({"SOPClassUID": SECONDARY_CAPTURE, "NumberOfFrames": 2}, errors.MultiFrame),
+        ({"PhotometricInterpretation": "MONOCHROME3"}, errors.CorruptFile),
         ({"BodyPartExamined": "L-SPINE"}, errors.WrongBodyPart),
         ({"ViewPosition": "LL"}, errors.LateralView),
         ({"ViewPosition": None, "PatientOrientation": ["A", "F"]}, errors.LateralView),
@@ -43,6 +55,43 @@ def test_film_is_accepted(variant):
 def test_what_is_no_film_is_refused_by_name(changes, error):
     with pytest.raises(error):
         check_film(changed(changes))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "codes", "error"),
+    [
+        ("AnatomicRegionSequence", [("85562004", "")], errors.WrongBodyPart),
+        ("AnatomicRegionSequence", [("T-D8700", "")], errors.WrongBodyPart),
+        ("AnatomicRegionSequence", [("0815", "Hand")], errors.WrongBodyPart),
+        ("AnatomicRegionSequence", [("72696002", ""), ("30021000", "")], errors.WrongBodyPart),
+        ("AnatomicRegionSequence", [("51185008", "Chest")], None),
+        ("AnatomicRegionSequence", [("113345001", "Abdomen"), ("51185008", "Chest")], None),
+        ("AnatomicRegionSequence", [], None),
+        ("PatientSpeciesCodeSequence", [("448771007", "Canis lupus subspecies familiaris")], errors.WrongSpecies),
+        ("PatientSpeciesCodeSequence", [("L-80700", "")], errors.WrongSpecies),
+        ("PatientSpeciesCodeSequence", [("337915000", "")], None),
+        ("PatientSpeciesCodeSequence", [("0815", "Homo sapiens")], None),
+    ],
+)
+def test_coded_regions_and_species(keyword, codes, error):
+    ds = changed({keyword: [code(value, meaning) for value, meaning in codes], "BodyPartExamined": None})
+    if error is None:
+        assert check_film(ds)[0] == "PA"
+    else:
+        with pytest.raises(error):
+            check_film(ds)
+
+
+def test_known_regions_are_those_of_the_standard():
+    """The older codes are those that pydicom's own table gives for the newer ones."""
+    from pydicom.sr._snomed_dict import mapping
+
+    from monai_cxr_vae.dicom.select import _OTHER_REGION_CODES
+
+    codes = set(_OTHER_REGION_CODES.split())
+    chest = {"51185008", "T-D3000", "816094009", "39607008", "T-28000", "38266002", "T-D0010", "43799004", "113197003"}
+    assert not codes & chest
+    assert {mapping["SCT"][c] for c in codes if c in mapping["SCT"]} <= codes
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -60,7 +109,15 @@ def test_hostile_uid_is_refused(keyword):
         {"BodyPartExamined": None},
         {"BodyPartExamined": "THORAX"},
         {"BodyPartExamined": "Brustkorb"},
+        {"BodyPartExamined": ["CHEST", "ABDOMEN"]},
         {"NumberOfFrames": 1},
+        {"NumberOfFrames": "+1"},
+        {"Modality": "DR"},
+        {"Modality": "dx"},
+        {"PhotometricInterpretation": "monochrome2 "},
+        {"PatientSpeciesDescription": "Homo sapiens", "PatientBreedDescription": "", "PresentationIntentType": "X"},
+        # whether the channels are equal, only the pixels tell
+        {"SOPClassUID": SECONDARY_CAPTURE, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
         {"SeriesDescription": "LATERAL"},  # free text decides nothing
     ],
 )
@@ -99,7 +156,7 @@ def changed(changes):
     return ds
 
 
-def code(value):
+def code(value, meaning="view"):
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", "view"
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
     return item

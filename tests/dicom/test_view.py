@@ -36,6 +36,22 @@ PA, AP, LEFT_LATERAL = "272479007", "399348003", "399173006"
         (header("LATERAL"), "lateral", False),
         (header("LLD"), "lateral", False),
         (header("RPO"), "lateral", False),
+        (header("XTABLE LATERAL"), "lateral", False),
+        (header("LLAT"), "lateral", False),
+        (header("LATERAL DECUBITUS"), "lateral", False),
+        (header("AP LLD"), "lateral", False),
+        (header("L-LATERAL"), "lateral", False),
+        (header(["PA", "LATERAL"]), "lateral", True),
+        (header("Left Oblique"), "lateral", False),
+        (header("PA ERECT"), "PA", False),
+        (header("AP SUPINE PORTABLE"), "AP", False),
+        (header("AP_AXIAL"), "AP", False),
+        (header("POSTEROANTERIOR"), "PA", False),
+        (header("antero-posterior"), "AP", False),
+        (header("A/P"), "AP", False),
+        (header("PA OR AP"), "frontal", False),
+        (header("FRONTAL"), "frontal", False),
+        (header("BILATERAL"), "unknown", False),
         (header(""), "unknown", False),
         (header("CHEST"), "unknown", False),
         (header(code=PA), "PA", False),
@@ -61,6 +77,24 @@ PA, AP, LEFT_LATERAL = "272479007", "399348003", "399173006"
 )
 def test_view(ds: Dataset, view: str, conflict: bool) -> None:
     assert radiograph_view(ds) == (view, ("view_conflict",) if conflict else ())
+
+
+@pytest.mark.parametrize("place", ["PatientOrientationCodeSequence", "ViewCodeSequence"])
+@pytest.mark.parametrize("decubitus", ["102535000", "102536004", "F-10317", "F-10319"])
+def test_a_film_of_someone_on_the_side_is_not_frontal(place: str, decubitus: str) -> None:
+    ds, item, modifier = header("PA"), Dataset(), Dataset()
+    modifier.CodeValue, item.CodeValue = decubitus, AP
+    item.PatientOrientationModifierCodeSequence = Sequence([modifier])
+    if place == "ViewCodeSequence":
+        item.ViewModifierCodeSequence = item.pop("PatientOrientationModifierCodeSequence").value
+    setattr(ds, place, Sequence([item]))
+    assert radiograph_view(ds)[0] == "lateral"
+
+
+def test_a_code_of_another_scheme_says_it_in_words() -> None:
+    ds = header(code="0815")
+    ds.ViewCodeSequence[0].CodeMeaning = "left lateral"
+    assert radiograph_view(ds)[0] == "lateral"
 
 
 def test_free_text_is_not_asked() -> None:

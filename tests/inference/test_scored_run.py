@@ -11,9 +11,10 @@ from pathlib import Path
 import pydicom
 import pytest
 from monai.transforms import Compose
+from pydicom import config
 
 from monai_cxr_vae.data.writers import SaveRadiographd, strip_file
-from monai_cxr_vae.inference import FilmEvaluator, FolderRun
+from monai_cxr_vae.inference import FilmEvaluator, FolderRun, scan
 from tests.inference.standins import CANARIES, evaluator, rows, tree, write_film, write_folder
 
 OBJECTS = ["overlay", "sr"]
@@ -113,6 +114,28 @@ def test_a_lost_picture_is_made_again(tmp_path):
     strip_file(tmp_path / "out", row["input_sha256"]).unlink()
     engine(tmp_path / "in", tmp_path / "out").run()
     assert reported(tmp_path / "out") == [row]
+
+
+def test_a_malformed_identity_costs_the_objects_and_not_the_scores(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    values = {"sound": "A1", "long": "ACC-2024-0000123456"}
+    for number, (name, value) in enumerate(values.items()):
+        with config.disable_value_validation():
+            write_film(folder / name, number, AccessionNumber=value)
+    scanned = {Path(row["path"]).name: row for row in scan(folder)}
+    assert [scanned[name]["status"] for name in values] == ["eligible", "eligible"]
+    assert scanned["long"]["warnings"] == ["malformed_AccessionNumber"]
+    job = engine(folder, output)
+    job.run()
+    assert job.exit_code == 0
+    found = rows(folder, output)
+    assert (found["long"]["status"], found["long"]["outputs"]) == ("done", [])
+    assert found["long"]["warnings"] == ["malformed_AccessionNumber"]
+    assert all(key in found["long"] for key in SCORES)
+    assert [o["kind"] for o in found["sound"]["outputs"]] == OBJECTS
+    before = tree(output)
+    engine(folder, output).run()
+    assert tree(output) == before
 
 
 def test_nothing_about_a_patient_or_a_path_is_told_unless_asked_for(tmp_path):
