@@ -205,7 +205,9 @@ def create_model(
 
     Args:
         weights: file or shipped file's name; its network and geometry then hold. None for a new network.
-        preset, fit, **network: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
+        preset: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
+        fit: likewise.
+        **network: likewise.
 
     Raises:
         InputError: an argument that contradicts the weights file.
