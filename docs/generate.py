@@ -18,9 +18,9 @@ CONFIGS = {
     "train.json": "`cxr-vae train`, `python -m monai.bundle run training`. Each setting is an option of both: "
     "`--max_epochs 50`.",
     "critic.json": "After `train.json`, to train a critic; these differ from it or are new.",
-    "evaluate.json": "After `train.json`, for `cxr-vae evaluate` and `run evaluating`; these differ from it or are new.",
-    "inference.json": "`cxr-vae reconstruct`, `cxr-vae score`, `python -m monai.bundle run inference`. Options of `cxr-vae` "
-    "are called otherwise in part (`--workers`, `--retry-failed`; see `cxr-vae reconstruct --help`).",
+    "evaluate.json": "After `train.json`, for `cxr-vae evaluate` and `run evaluating`; these differ or are new.",
+    "inference.json": "`cxr-vae reconstruct`, `cxr-vae score`, `python -m monai.bundle run inference`. Some options of "
+    "`cxr-vae` have other names (`--workers`, `--retry-failed`; see `cxr-vae reconstruct --help`).",
 }
 
 MEANING = {
@@ -58,11 +58,12 @@ MEANING = {
     "stride": "Pixels along a side of a cell of the grid of latents, spatial presets only (null: the preset's).",
     "strict_view": "Skip films that nothing says are frontal.",
     "timeout": "Seconds per film.",
-    "train_dataset_dir": "Training films, to fit the baselines on (null: the evaluated ones, which flatters the baselines).",
+    "train_dataset_dir": "Training films, to fit the baselines on (null: the evaluated ones, which flatters them).",
     "val_dataset_dir": "Folder of validation films (null: a part of `dataset_dir`, split by patient).",
     "val_fraction": "Share of the patients that validate where no folder is given.",
     "val_interval": "Epochs from one validation to the next.",
-    "weights": "Weights file, or the name of shipped weights: to use, or in trainings to go on from (null: a new network).",
+    "weights": "Weights file, or the name of shipped weights: to use, or to go on from in a training (null: a new "
+    "network).",
     "width": "Units of the network's hidden layers (null: the network's own).",
 }
 
@@ -110,8 +111,8 @@ def settings_page() -> str:
         "# Settings",
         "",
         NOTE,
-        "Values in `code` are defaults; *computed* ones are explained. A value that begins with `$` is a Python expression "
-        "that MONAI evaluates. `--config_file` takes several files, the later ones on top.",
+        "*Computed* defaults are explained. A value that begins with `$` is a Python expression that MONAI evaluates. "
+        "`--config_file` takes several files, the later ones on top.",
     ]
     for name, use in CONFIGS.items():
         rows = [
@@ -137,8 +138,8 @@ def columns_page() -> str:
             "# Columns of the manifest",
             "",
             NOTE,
-            "`OUT/manifest.csv` has one row for every file of IN. `OUT/manifest.jsonl` is its journal: of several lines with "
-            "one `index` the last counts.",
+            "`OUT/manifest.csv` has one row for every file of IN. `OUT/manifest.jsonl` is its journal: of several "
+            "lines with one `index` the last counts.",
             "",
             *_table(("column", "there", "meaning"), rows),
             "",
