@@ -16,4 +16,4 @@ html_title = project
 
 autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+napoleon_use_ivar = True
