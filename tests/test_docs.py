@@ -18,12 +18,13 @@ TUTORIAL = ROOT / "examples" / "tutorial.ipynb"
 PAGES = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "bundle/docs/*.md") for path in ROOT.glob(pattern)
 )
-LINK = re.compile(r"(?:\]\(|<)([^()<>\s]+)[)>]")
 
 
 def links(text: str) -> list[str]:
-    """Targets of Markdown links and pictures, without code."""
-    return LINK.findall(re.sub(r"```(?!\{).*?```|``?[^`]*``?(?!>)", "", text, flags=re.DOTALL))
+    """Targets of Markdown links, pictures and download roles, without code."""
+    downloads = re.findall(r"\{download\}`[^`]*<([^<>]+)>`", text)
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    return downloads + re.findall(r"\]\(([^()\s]+)\)", prose)
 
 
 def headings(path: Path) -> set[str]:
