@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from monai_cxr_vae.model import load_model as load_model
     from monai_cxr_vae.radiograph import Radiograph as Radiograph
     from monai_cxr_vae.radiograph import read_radiograph as read_radiograph
+    from monai_cxr_vae.version import __version__ as __version__
 
-_PUBLIC = {"load_model": "model", "Radiograph": "radiograph", "read_radiograph": "radiograph"}
+_PUBLIC = {"load_model": "model", "Radiograph": "radiograph", "read_radiograph": "radiograph", "__version__": "version"}
 
-__all__ = ["Radiograph", "load_model", "read_radiograph"]
+__all__ = ["Radiograph", "__version__", "load_model", "read_radiograph"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.version import __version__
 
 
 class Parser(argparse.ArgumentParser):
@@ -188,6 +189,7 @@ def _given(**settings: Any) -> dict[str, Any]:
 
 def _parser() -> Parser:
     parser = Parser(prog="cxr-vae", description="Variational autoencoder for chest radiographs. Not for diagnosis.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function: Any, text: str, *, weights: bool = True) -> argparse.ArgumentParser:

@@ -81,6 +81,15 @@ class RadiographVAE(AnyVAE):
         self.scorer = None  # there once it is fitted, see monai_cxr_vae.scoring
         self.register_load_state_dict_pre_hook(_add_scorer)
 
+    def __repr__(self) -> str:
+        films = len(self.scorer.quality_calibration) if self.scorer else 0
+        size = sum(p.numel() for name, p in self.named_parameters() if not name.startswith("scorer."))
+        return (
+            f"RadiographVAE(preset {self.settings['network']['preset']}, {self.image_size} x {self.image_size} pixels "
+            f"({self.fit}), {self.latent_size} latents, {size:,} parameters, "
+            f"{f'scores against {films} films' if films else 'no scores'})"
+        )
+
     @property
     def fits_latents(self) -> bool:
         """Whether a Gaussian of the latents can be fitted: a grid has more latents than there are films."""
@@ -190,7 +199,9 @@ class SpatialRadiographVAE(RadiographVAE, SpatialVAE):
 
 
 def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
-    """Open a weights file as a network in evaluation mode.
+    """Open a weights file as a network for use: in evaluation mode, its parameters without gradients.
+
+    What it makes is then ready for NumPy. To train on, use :func:`create_model`.
 
     Args:
         path: a file, the name of a shipped weights file, or None for the shipped default.
@@ -215,7 +226,7 @@ def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
         raise InputError(f"{file} does not hold the weights of the network that it describes") from error
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise InputError(f"{file} holds weights that are not finite")
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def create_model(
@@ -225,14 +236,16 @@ def create_model(
 
     Args:
         weights: file or shipped file's name; its network and geometry then hold. None for a new network.
-        preset, fit, **network: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
+        preset: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
+        fit: likewise.
+        **network: likewise.
 
     Raises:
         InputError: an argument that contradicts the weights file.
     """
     if weights is None:
         return RadiographVAE(preset or "vector", fit or "stretch", **network)
-    model = load_model(weights)
+    model = load_model(weights).requires_grad_(True)
     own = model.settings["network"] | model.settings["preprocessing"]
     for name, value in {"preset": preset, "fit": fit, **network}.items():
         if value is not None and json.loads(json.dumps(value)) != own.get(name):

@@ -38,7 +38,7 @@ NIFTI_PERCENTILES = (0.5, 99.5)
 _EXIF_ORIENTATION = 0x0112
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Radiograph:
     """A film as it is shown on a light box, and nothing about the patient.
 
@@ -82,6 +82,15 @@ class Radiograph:
     @property
     def columns(self) -> int:
         return int(self.pixels.shape[1])
+
+    def __repr__(self) -> str:
+        parts = [f"{self.format}, {self.rows} x {self.columns} pixels, {self.bits_stored} bits"]
+        if self.spacing:
+            parts.append("spacing {:.3g} x {:.3g} mm".format(*self.spacing))
+        parts += [f"view {self.view}", f"contrast {self.voi}"]
+        if self.warnings:
+            parts.append(f"warnings: {' '.join(self.warnings)}")
+        return f"Radiograph({', '.join(parts)})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch.distributions import Normal
@@ -10,9 +12,9 @@ from torch.distributions import kl_divergence as independent_kl
 from monai_cxr_vae.losses import VAELoss, collapse_limit, kl_divergence, mean_squared_error
 
 
-def random_batch(n: int = 4, size: int = 16, latents: int = 8) -> tuple[torch.Tensor, ...]:
+def random_batch(n: int = 4, latents: int = 8) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(0)
-    image = torch.rand(n, 1, size, size)
+    image = torch.rand(n, 2, 16, 12)
     return image, (image + 0.1 * torch.randn_like(image)), torch.randn(n, latents), torch.randn(n, latents)
 
 
@@ -33,33 +35,66 @@ def test_mse_is_per_image():
     torch.testing.assert_close(mean_squared_error(reconstruction, image), expected)
 
 
-def gradients(loss: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, tensors)])
+def kl_of_distributions(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    return independent_kl(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).sum(1).mean()
 
 
-def test_auto_gradient_is_parallel_to_the_optimal_sigma_bound():
-    image, reconstruction, mu, logvar = (t.requires_grad_() for t in random_batch())
-    ours = gradients(VAELoss("auto")((reconstruction, mu, logvar), image.detach()), reconstruction, mu, logvar)
+def assert_same_gradients(ours: torch.Tensor, theirs: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
+    """Of each tensor by itself: the reconstruction's part is so much larger that it would hide the latents'."""
+    for one, other in zip(torch.autograd.grad(ours, tensors), torch.autograd.grad(theirs, tensors), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0])
+def test_auto_has_the_gradient_of_the_optimal_sigma_bound(beta: float):
+    image, reconstruction, mu, logvar = random_batch()
+    tensors = [tensor.requires_grad_() for tensor in (reconstruction, mu, logvar)]
     n = image[0].numel()
-    bound = (
-        0.5 * n * (reconstruction - image.detach()).square().mean().log()
-        + independent_kl(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).sum(1).mean()
+    bound = 0.5 * n * (reconstruction - image).square().mean().log() + beta * kl_of_distributions(mu, logvar)
+    assert_same_gradients(VAELoss("auto", beta)((reconstruction, mu, logvar), image), bound, tensors)
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0])
+def test_auto_weighs_by_twice_the_mean_square_over_the_values_of_a_film(beta: float):
+    image, reconstruction, mu, logvar = random_batch()
+    n = image[0].numel()
+    mse, kl = float(((reconstruction - image) ** 2).mean()), float(kl_of_distributions(mu, logvar))
+    loss = VAELoss("auto", beta)
+    assert loss((reconstruction, mu, logvar), image).item() == pytest.approx(n / 2 + beta * kl, rel=1e-5)
+    assert loss.last_terms() == pytest.approx(
+        {
+            "loss": mse + beta * (2 * mse / n) * kl,
+            "mse": mse,
+            "kl": kl,
+            "lambda": 2 * mse / n,
+            "sigma": mse**0.5,
+            "beta": beta,
+        },
+        rel=1e-5,
     )
-    theirs = gradients(bound, reconstruction, mu, logvar)
-    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9999
 
 
 @pytest.mark.parametrize("weight", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("beta", [0.25, 1.0])
-def test_fixed_weight_gradient_is_parallel_to_the_formula_as_written(weight: float, beta: float):
-    image, reconstruction, mu, logvar = (t.requires_grad_() for t in random_batch())
-    loss = VAELoss(weight, beta)
-    ours = gradients(loss((reconstruction, mu, logvar), image.detach()), reconstruction, mu, logvar)
+def test_a_fixed_weight_gives_the_formula_as_written(weight: float, beta: float):
+    image, reconstruction, mu, logvar = random_batch()
+    tensors = [tensor.requires_grad_() for tensor in (reconstruction, mu, logvar)]
     kl = (-0.5 * (1 + logvar - mu**2 - logvar.exp())).sum(1).mean()
-    written = ((reconstruction - image.detach()) ** 2).mean() + beta * weight * kl
-    theirs = gradients(written, reconstruction, mu, logvar)
-    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9999
-    assert loss.last_terms()["loss"] == pytest.approx(written.item(), rel=1e-5)
+    written = ((reconstruction - image) ** 2).mean() + beta * weight * kl
+    loss = VAELoss(weight, beta)
+    assert_same_gradients(weight * loss((reconstruction, mu, logvar), image), written, tensors)
+    terms = loss.last_terms()
+    assert terms["loss"] == pytest.approx(written.item(), rel=1e-5)
+    assert terms["lambda"] == pytest.approx(weight)
+    assert terms["sigma"] ** 2 == pytest.approx(weight * image[0].numel() / 2)  # the decoder that the weight stands for
+
+
+def test_auto_does_not_fall_below_half_a_grey_level_of_eight_bits():
+    image, _, mu, logvar = random_batch()
+    loss = VAELoss("auto")
+    assert loss((image, mu, logvar), image).item() == pytest.approx(float(kl_of_distributions(mu, logvar)), rel=1e-5)
+    assert loss.last_terms()["sigma"] == pytest.approx(0.5 / 255)
+    assert loss.last_terms()["lambda"] == pytest.approx(2 * (0.5 / 255) ** 2 / image[0].numel())
 
 
 @pytest.mark.parametrize("weight", ["automatic", 0, -1.0, float("inf"), None])

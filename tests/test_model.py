@@ -72,6 +72,25 @@ def test_load_model_restores_network_geometry_statistics_and_settings(model: Rad
     assert_same_network(model, loaded)
 
 
+def test_what_a_loaded_model_makes_needs_no_gradient_and_training_on_does(weights: Path):
+    x = torch.rand(2, 1, 16, 16)
+    loaded = load_model(weights)
+    mu, logvar = loaded.encode(x)
+    made = mu, logvar, loaded.decode(mu), loaded.reconstruct(x), loaded(x)
+    assert not any(tensor.requires_grad for tensor in made)
+    latents = mu.requires_grad_()  # what somebody asks the gradient of has one
+    loaded.decode(latents).sum().backward()
+    assert latents.grad.abs().sum() > 0
+    assert all(parameter.requires_grad for parameter in create_model(weights).parameters())
+
+
+def test_a_model_tells_in_one_line_what_it_is(model: RadiographVAE):
+    size = sum(parameter.numel() for parameter in model.parameters())
+    line = f"preset vector, 16 x 16 pixels (letterbox), 4 latents, {size:,} parameters, no scores"
+    assert repr(model) == f"RadiographVAE({line})"
+    assert "scores against 250 films" in repr(load_model())
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_monai_checkpoint_loader_opens_it(model: RadiographVAE, weights: Path, tmp_path: Path, nested: bool):
     path = weights

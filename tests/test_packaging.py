@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import monai_cxr_vae
+from monai_cxr_vae.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +66,24 @@ def test_a_wheel_is_complete_without_the_checkout(tmp_path: Path):
 def test_no_copy_of_the_bundle_lies_in_the_package():
     """A leftover of a build would be taken for the installed bundle."""
     assert not (ROOT / "monai_cxr_vae" / "bundle").exists()
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
+    assert re.fullmatch(r"\d+\.\d+\.\d+", monai_cxr_vae.__version__)
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"cxr-vae {monai_cxr_vae.__version__}\n"
+
+
+def test_one_version():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    metadata = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text())
+    (cited,) = re.findall(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    latest, *_ = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    versions = [metadata["version"], metadata["required_packages_version"]["monai-cxr-vae"], cited, latest]
+    assert versions == [setup["metadata"]["version"]] * 4
 
 
 def test_one_licence_text():

@@ -30,6 +30,15 @@ def nifti(path: Path, array: np.ndarray, affine: np.ndarray | None) -> Path:
     return path
 
 
+def test_a_film_tells_in_one_line_what_it_is(tmp_path: Path):
+    film = read_radiograph(png(tmp_path / "film.png", DEEP))
+    line = f"png, {film.rows} x {film.columns} pixels, 12 bits, view unknown, contrast {film.voi}"
+    assert repr(film) == f"Radiograph({line}, warnings: {' '.join(film.warnings)})"
+    film = read_radiograph(save(dx(gradient()), tmp_path / "dx.dcm"))
+    row, column = film.spacing
+    assert f"spacing {row:.3g} x {column:.3g} mm, view {film.view}" in repr(film)
+
+
 # One film in four formats
 
 

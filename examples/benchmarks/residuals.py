@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from monai_cxr_vae.data import datalist
 from monai_cxr_vae.losses import VAELoss
-from monai_cxr_vae.model import RadiographVAE, load_model
+from monai_cxr_vae.model import RadiographVAE, create_model
 from monai_cxr_vae.networks.scorer import DETAIL
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films
@@ -145,7 +145,7 @@ def measure(
 ) -> Iterator[tuple[str, float, float]]:
     """For each candidate its name and two AUROCs: of the mean and of the local maximum."""
     for name in models:
-        model = load_model(bundle_root() + f"/models/{name}.pt")
+        model = create_model(bundle_root() + f"/models/{name}.pt").eval()
         train, val = (detail_films(model, datalist(folder)).images() for folder in (train_dir, val_dir))
         rng, plain = np.random.default_rng(0), val[:, 0].numpy()
         diseased = [

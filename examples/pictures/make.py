@@ -1,4 +1,4 @@
-"""Draws the pictures of the README from the shipped weights: `python examples/pictures/make.py`."""
+"""Draws the pictures of the README and of docs/ from the shipped weights: `python examples/pictures/make.py`."""
 
 from __future__ import annotations
 

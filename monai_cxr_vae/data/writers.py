@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
 from monai_cxr_vae.film import OWN_MARK, Film, read_film
 from monai_cxr_vae.radiograph import Radiograph, read_radiograph
 from monai_cxr_vae.transforms import resize, restore
+from monai_cxr_vae.version import __version__
 
 OBJECTS = ("sc", "overlay", "sr")
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
@@ -41,11 +41,7 @@ RESIDUAL_TOP = 0.25
 def provenance_of(weights: str | os.PathLike, settings: Mapping[str, Any]) -> Provenance:
     """Return what identifies derived objects: the weights file and the settings that change bytes, by their digests."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    try:
-        release = version("monai-cxr-vae")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        release = "0"
-    return Provenance(file_sha256(weights), hashlib.sha256(text.encode()).hexdigest(), release)
+    return Provenance(file_sha256(weights), hashlib.sha256(text.encode()).hexdigest(), __version__)
 
 
 class SaveRadiographd(SaveImaged):

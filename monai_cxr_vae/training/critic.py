@@ -42,7 +42,6 @@ def model_with_critic(weights: str | os.PathLike) -> RadiographVAE:
     model = load_model(weights)
     if not model.fits_latents:
         raise InputError("scores need a model with a vector of latents")
-    model.requires_grad_(False)
     if model.scorer is None or model.scorer.critic is None:
         model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0)
     model.scorer.critic.requires_grad_(True)  # type: ignore[union-attr]

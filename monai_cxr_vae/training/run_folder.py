@@ -121,7 +121,7 @@ class Checkpoints:
 
 
 class RunLog:
-    """One row per epoch in ``metrics.csv``, the same numbers in TensorBoard, and pictures of what the network makes.
+    """One row per epoch in ``metrics.csv``, the same numbers in TensorBoard, a line of the log, and pictures of films.
 
     A resumed run keeps the rows up to its checkpoint and writes each later epoch once, in both places.
     Attach it after the validation and before :class:`Checkpoints`.
@@ -192,6 +192,8 @@ class RunLog:
         if due and self.averaged is not None and self.films is not None:
             self._draw(writer, epoch, cast(RadiographVAE, self.averaged.module), self.films.images(8))
         writer.flush()
+        told = [f"{name} {value:.4g}" for name, value in row.items() if name.startswith(("train/loss", "val/"))]
+        logger.info("epoch %d of %d: %s", epoch, engine.state.max_epochs, ", ".join(told))
         self.rows.append({"epoch": str(epoch)} | {name: repr(value) for name, value in row.items()})
         self._write_csv()
 

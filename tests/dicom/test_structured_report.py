@@ -73,6 +73,7 @@ def test_report_belongs_to_the_patient_and_study(variant):
     assert (evidence.StudyInstanceUID, series.SeriesInstanceUID) == (source.StudyInstanceUID, source.SeriesInstanceUID)
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert (ds.Modality, ds.VerificationFlag, ds.CompletionFlag) == ("SR", "UNVERIFIED", "COMPLETE")
+    assert ds.SeriesNumber == 9003
     assert "not for diagnosis" in ds.SeriesDescription
     assert is_own_output(ds)
     assert ds.SeriesInstanceUID != read(secondary_capture(header(variant), IMAGE, PROVENANCE)).SeriesInstanceUID

@@ -82,6 +82,20 @@ def test_scores_join_the_standardised_aspects(critical: RadiographVAE, new_films
         assert told.anomaly_part == max(anomaly, key=anomaly.get)
 
 
+@pytest.mark.parametrize("critic", [True, False])
+def test_scores_are_those_of_the_formulas_that_are_published(critic: bool):
+    """docs/explanation/scores.md; the calibrations in shipped weights hold for these numbers alone."""
+    row = torch.tensor([[0.5, -1.0, 2.0, 0.25, 1.5, 3.0, -2.0]], dtype=torch.float64)
+    residual, local, latent, exposure, texture, fault, finding = row[0].tolist()
+    quality, anomaly = [residual, latent, exposure, texture], [0.1 * local, 0.1 * latent]
+    if critic:
+        quality.append(1.5 * fault)
+        anomaly.append(finding)
+    scorer = Scorer(16, 4, critic=critic, films=0)
+    found = [values.item() for values in scorer.scores(row[:, : len(scorer.aspects)])]
+    assert found == pytest.approx([special.logsumexp(quality), np.mean(anomaly)])
+
+
 def test_without_a_critic_no_part_needs_one(plain: RadiographVAE, new_films: Films):
     told, _ = score(plain, *new_films)
     assert {row.quality_part for row in told} <= {"residual", "latent", "exposure", "texture"}

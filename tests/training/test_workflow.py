@@ -52,6 +52,15 @@ def test_statistics_are_those_of_the_films(tiny):
     assert model.settings["training"]["batch_size"] == 8
 
 
+def test_the_log_has_a_line_per_epoch(tiny, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "monai_cxr_vae")
+    tiny.workflow(val_interval=2).run()
+    told = [message for message in caplog.messages if message.startswith("epoch ")]
+    for i, (line, row) in enumerate(zip(told, rows(tiny.folder / "run"), strict=True), start=1):
+        assert line.startswith(f"epoch {i} of 4: train/loss {float(row['train/loss']):.4g}")
+        assert ("val/psnr" in line) == (i % 2 == 0)
+
+
 def test_padding_counts_neither_in_sigma_nor_in_a_metric(tiny):
     for path in (tiny.folder / "val").iterdir():
         film = np.asarray(Image.open(path))
