@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from monai_cxr_vae.inference.manifest import COLUMNS, OPTIONAL
+from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.startup import KNOBS
 
@@ -56,8 +56,7 @@ MEANING = {
     "retry_failed": "Try failed films again.",
     "scores": "Score the films. Unless given, whenever the weights can.",
     "seed": "Of everything random; the same seed repeats a run.",
-    "skip_unreadable": "Go on without films that cannot be read; `unreadable.csv` in the output folder lists them either "
-    "way.",
+    "skip_unreadable": "Go on without films that cannot be read; `unreadable.csv` in the output folder lists them.",
     "stride": "Pixels along a side of a cell of the grid of latents, spatial presets only (null: the preset's).",
     "strict_view": "Skip films that nothing says are frontal.",
     "timeout": "Seconds per film.",

@@ -97,7 +97,7 @@ def _scan(arguments: argparse.Namespace, rest: list[str]) -> None:
         counts[what] += 1
         # A line per file, whatever stands in its name.
         path = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in row["path"])
-        print(what, row["view"] or "-", path, sep="\t")
+        print(what, row.get("view") or "-", path, sep="\t")
     print(", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no files", file=sys.stderr)
 
 

@@ -145,7 +145,9 @@ def write_whole(
         finally:
             os.close(folder_handle)
     except OSError as error:
-        raise OutputError(f"the output cannot be written: {error.strerror or type(error).__name__}") from error
+        # Names inside an output folder tell which studies went in.
+        what = path if scratch is None else "the output"
+        raise OutputError(f"{what} cannot be written: {error.strerror or type(error).__name__}") from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae.errors import ColourImage, CorruptFile, Skipped, UnsupportedSyntax
-from monai_cxr_vae.inference.folder import read_header
+from monai_cxr_vae.inference.worker import HeaderTask, Work
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom import dx as codes
 from tests.dicom.dx import compressed, dx, gradient, save
@@ -73,7 +73,7 @@ def test_equal_channels_are_grey(ds: Dataset, tolerance: int, tmp_path: Path) ->
     film = read_radiograph(path)
     np.testing.assert_allclose(film.pixels, GREY / 255, atol=tolerance / 255 + 1e-7)
     assert film.warnings == ("colour_as_grey",)
-    assert read_header(str(path), thorough=True)["status"] is None
+    assert Work(None)(HeaderTask(str(path), False, thorough=True))["status"] is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_colours_are_refused(ds: Dataset, tmp_path: Path) -> None:
     path = save(ds, tmp_path / "film.dcm")
     with pytest.raises(ColourImage):
         read_radiograph(path)
-    header = read_header(str(path), thorough=True)
+    header = Work(None)(HeaderTask(str(path), False, thorough=True))
     assert (header["status"], header["reason"]) == ("skipped", "colour")
 
 
