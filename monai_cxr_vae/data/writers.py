@@ -20,9 +20,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from monai_cxr_vae.data.pictures import overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
-from monai_cxr_vae.dicom import derive
-from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
+from monai_cxr_vae.dicom import secondary_capture
 from monai_cxr_vae.dicom.files import open_dataset
+from monai_cxr_vae.dicom.objects import KINDS, DerivedObject, Provenance
 from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.errors import Changed, InputError, MalformedIdentity
 from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
@@ -31,7 +31,7 @@ from monai_cxr_vae.radiograph import Radiograph, read_radiograph
 from monai_cxr_vae.transforms import resize, restore
 from monai_cxr_vae.version import __version__
 
-OBJECTS = ("sc", "overlay", "sr")
+OBJECTS = tuple(dict.fromkeys(kind.name for kind in KINDS.values()))
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
 OVERLAY_SIZE, STRIP_SIZE = 1024, 224
 # A difference of this part of the grey range is the top of the residual's scale, on every film alike.
@@ -133,9 +133,9 @@ class SaveRadiographd(SaveImaged):
     def _derive(self, kind: str, source: Any, result: _Result) -> DerivedObject:
         if kind == "sc":
             image = result.reconstruction("network")
-            return derive.secondary_capture(source, image, self.provenance, bits_stored=self.bits_stored)  # type: ignore[arg-type]
+            return secondary_capture.secondary_capture(source, image, self.provenance, bits_stored=self.bits_stored)  # type: ignore[arg-type]
         if kind == "overlay":
-            return derive.overlay(source, result.overlay(), result.shown, self.provenance)
+            return secondary_capture.overlay(source, result.overlay(), result.shown, self.provenance)
         return structured_report(source, result.scores, self.provenance)
 
     def _write_object(self, derived: DerivedObject) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
-from monai_cxr_vae.dicom.attributes import source_value
-from monai_cxr_vae.dicom.derive import (
+from monai_cxr_vae.dicom.attributes import terms
+from monai_cxr_vae.dicom.encode import encode_again, encode_element, encode_elements
+from monai_cxr_vae.dicom.objects import (
     FORM,
     MANUFACTURER,
     MODEL_NAME,
@@ -19,15 +20,12 @@ from monai_cxr_vae.dicom.derive import (
     derived_object,
     device_uid,
     film_reference,
-    written,
 )
-from monai_cxr_vae.dicom.encode import encode_element, encode_elements
 from monai_cxr_vae.dicom.uids import uid_from
 
 if TYPE_CHECKING:
     from highdicom.sr import MeasurementReport, MeasurementsAndQualitativeEvaluations
 
-COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 SCHEME = "99CXRVAE"  # a private scheme's designator begins with 99 (PS3.16 section 8)
 QUESTIONS = {
     "quality": "Film quality: unlike proper frontal chest films",
@@ -63,9 +61,6 @@ def structured_report(source: Dataset, scores: Mapping[str, float | str], proven
     (report,) = _report(film, scores, provenance)
     elements = encode_elements(
         {
-            "Modality": "SR",
-            "SeriesNumber": 9003,
-            "SeriesDescription": "VAE scores - AI, not for diagnosis",
             "ReferencedPerformedProcedureStepSequence": [],
             "PerformedProcedureCodeSequence": [],
             "CurrentRequestedProcedureEvidenceSequence": [
@@ -91,10 +86,10 @@ def structured_report(source: Dataset, scores: Mapping[str, float | str], proven
     )
     for element in report:
         if element.VR == "SQ":
-            elements[element.tag] = written(report, element.tag)
+            elements[element.tag] = encode_again(report, element.tag)
         elif element.keyword != "RelationshipType":
             elements[element.tag] = encode_element(element.tag, element.VR, str(element.value))
-    return derived_object(source, "sr", COMPREHENSIVE_SR, provenance, elements)
+    return derived_object(source, "scores", provenance, elements)
 
 
 def _report(film: FilmReference, scores: Mapping[str, float | str], provenance: Provenance) -> MeasurementReport:
@@ -159,7 +154,7 @@ def _group(
 def _moment(source: Dataset) -> dict[str, str]:
     """Date and time of the film: the first pair that the header gives in due form."""
     for event in ("Content", "Acquisition", "Series", "Study"):
-        date, time = (str(source_value(source, event + what) or "").strip() for what in ("Date", "Time"))
+        date, time = ("".join(terms(source, event + what)) for what in ("Date", "Time"))
         if FORM["DA"].fullmatch(date.encode()):
             return {"ContentDate": date, "ContentTime": time if FORM["TM"].fullmatch(time.encode()) else "000000"}
     return {"ContentDate": _NO_DATE, "ContentTime": "000000"}

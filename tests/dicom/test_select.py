@@ -6,7 +6,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae import errors
-from monai_cxr_vae.dicom.derive import Provenance, secondary_capture
+from monai_cxr_vae.dicom.objects import Provenance
+from monai_cxr_vae.dicom.secondary_capture import secondary_capture
 from monai_cxr_vae.dicom.select import check_film
 from tests.dicom.sources import VARIANTS, film
 

@@ -10,11 +10,12 @@ import pydicom
 import pytest
 from pydicom.sr.codedict import codes
 
-from monai_cxr_vae.dicom.derive import MODEL_NAME, Provenance, is_own_output, secondary_capture
+from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance, is_own_output
+from monai_cxr_vae.dicom.secondary_capture import secondary_capture
 from monai_cxr_vae.dicom.structured_report import SCHEME, structured_report
 from monai_cxr_vae.errors import BadUID, CorruptFile
 from tests.dicom.sources import VARIANTS, film, header
-from tests.dicom.test_derive import IDENTITY, IMAGE
+from tests.dicom.test_objects import IDENTITY, IMAGE
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 SCORES = {

@@ -10,7 +10,8 @@ import pydicom
 import pytest
 from PIL import Image
 
-from monai_cxr_vae.dicom.derive import MODEL_NAME, Provenance, overlay, secondary_capture
+from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance
+from monai_cxr_vae.dicom.secondary_capture import overlay, secondary_capture
 from monai_cxr_vae.dicom.structured_report import structured_report
 from tests.dicom.sources import VARIANTS, header, write
 from tests.dicom.test_structured_report import SCORES
