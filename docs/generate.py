@@ -32,6 +32,8 @@ MEANING = {
     "bits_stored": "Depth of reconstructions, 12 or 16.",
     "cache_dir": "Where decoded films are kept (null: `~/.cache/monai_cxr_vae`).",
     "channels": "Widths of the network's convolutions (null: the preset's).",
+    "created": "When DICOM objects say they were made, for comparing runs byte for byte (null: for each film the time "
+    "of its first result in `output_dir`).",
     "dataset_dir": "Folder of films. Unless given, phantom films, made on first use.",
     "device": "Where the network runs. Unless given, a GPU if there is one, else the CPU.",
     "fit": "How a film becomes square: fill it, or keep the proportions and pad (null: `stretch`).",

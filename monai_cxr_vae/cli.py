@@ -81,6 +81,7 @@ def _run_folder(arguments: argparse.Namespace, **switches: bool) -> None:
         bits_stored=arguments.bits_stored,
         num_workers=arguments.workers,
         timeout=arguments.timeout,
+        created=arguments.created,
     )
     for switch in ("force", "retry_failed", "strict_view", "manifest_paths"):
         if getattr(arguments, switch):
@@ -225,6 +226,11 @@ def _parser() -> Parser:
         sub.add_argument("--bits-stored", type=int, choices=(12, 16), help="of the reconstruction (default: 12)")
         sub.add_argument("--workers", type=_count, help="processes (default: one per core, at most 4)")
         sub.add_argument("--timeout", type=_count, help="seconds per film (default: 120)")
+        sub.add_argument(
+            "--created",
+            metavar="TIME",
+            help="ISO time that the DICOM objects say they were made at (default: when a film's first result is made)",
+        )
         sub.add_argument("--force", action="store_true", help="do everything again")
         sub.add_argument("--retry-failed", action="store_true", help="try failed films again")
         sub.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")

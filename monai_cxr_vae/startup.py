@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import inspect
 import os
@@ -30,6 +31,13 @@ def _integer(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_iso_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(datetime.datetime.fromisoformat(value))
+    except ValueError:
+        return False
 
 
 def _available(value: Any) -> bool:
@@ -87,6 +95,7 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "manifest_paths": SWITCH,
     "scores": SWITCH,
     "report": SWITCH,
+    "created": (_is_iso_time, "an ISO time as 2026-01-31T09:30:00+01:00"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import hashlib
 import io
@@ -18,11 +19,12 @@ from monai.transforms import SaveImaged
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from monai_cxr_vae.data.created import CreationTimes
 from monai_cxr_vae.data.pictures import overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
-from monai_cxr_vae.dicom import secondary_capture
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.objects import KINDS, DerivedObject, Provenance
+from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.errors import Changed, InputError, MalformedIdentity
 from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
@@ -42,6 +44,18 @@ def provenance_of(weights: str | os.PathLike, settings: Mapping[str, Any]) -> Pr
     """Return what identifies derived objects: the weights file and the settings that change bytes, by their digests."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return Provenance(file_sha256(weights), hashlib.sha256(text.encode()).hexdigest(), __version__)
+
+
+def iso_time(text: str | None) -> datetime.datetime | None:
+    """The time that ISO 8601 text says, None for None.
+
+    Raises:
+        InputError: it says none.
+    """
+    try:
+        return None if text is None else datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"created must be an ISO time as 2026-01-31T09:30:00+01:00, not {text!r}") from error
 
 
 class SaveRadiographd(SaveImaged):
@@ -78,6 +92,8 @@ class SaveRadiographd(SaveImaged):
         bits_stored: 12 or 16, of the Secondary Capture.
         scores: there are ``scores`` and a ``heatmap`` in the data; ``sr`` needs them.
         report: also keep small pictures of each film for the report, out of sight.
+        created: when the DICOM objects are made, an ISO time, with an offset from UTC or on the clock on the wall;
+            None for the time of the film's first result in ``output_dir`` (:mod:`monai_cxr_vae.data.created`).
 
     Raises:
         OutputError: when called, if a file cannot be written.
@@ -94,6 +110,7 @@ class SaveRadiographd(SaveImaged):
         bits_stored: int = 12,
         scores: bool = False,
         report: bool = False,
+        created: str | None = None,
     ) -> None:
         super().__init__(keys, output_dir=Path(output_dir), print_log=False)
         if not objects or set(objects) - set(OBJECTS) or len(set(objects)) < len(objects):
@@ -109,6 +126,7 @@ class SaveRadiographd(SaveImaged):
         self.bits_stored = bits_stored
         self.scores = scores
         self.report = report
+        self.times = CreationTimes(self.output_dir, iso_time(created))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files of one film; see the class."""
@@ -117,9 +135,9 @@ class SaveRadiographd(SaveImaged):
         result = _Result(d, film, self.image_key, self.keys[0], self.scores)
         digest = film.sha256
         if result.format == "dicom":
-            source = open_dataset(film.data, pixels=False)
+            source, created = open_dataset(film.data, pixels=False), self.times.of(digest)
             try:
-                derived = [self._derive(kind, source, result) for kind in self.objects]
+                derived = [self._derive(kind, source, result, created) for kind in self.objects]
             except MalformedIdentity as error:  # no fault of the film, whose scores stand
                 derived, d["refused"] = [], error.codes
             d["outputs"] = [self._write_object(each) for each in derived]
@@ -130,13 +148,14 @@ class SaveRadiographd(SaveImaged):
             write_whole(strip_file(self.output_dir, digest), result.strip(), self._scratch)
         return d
 
-    def _derive(self, kind: str, source: Any, result: _Result) -> DerivedObject:
+    def _derive(self, kind: str, source: Any, result: _Result, created: datetime.datetime) -> DerivedObject:
         if kind == "sc":
             image = result.reconstruction("network")
-            return secondary_capture.secondary_capture(source, image, self.provenance, bits_stored=self.bits_stored)  # type: ignore[arg-type]
+            depth: Any = self.bits_stored
+            return secondary_capture(source, image, self.provenance, created, bits_stored=depth)
         if kind == "overlay":
-            return secondary_capture.overlay(source, result.overlay(), result.shown, self.provenance)
-        return structured_report(source, result.scores, self.provenance)
+            return coloured_capture(source, result.overlay(), result.shown, self.provenance, created)
+        return structured_report(source, result.scores, self.provenance, created)
 
     def _write_object(self, derived: DerivedObject) -> dict[str, Any]:
         name = f"{derived.study_uid}/{derived.series_uid}/{derived.sop_uid}.dcm"

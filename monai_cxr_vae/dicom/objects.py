@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pydicom.dataset import Dataset
 from monai_cxr_vae.dicom.attributes import terms, text
 from monai_cxr_vae.dicom.encode import Value, encode_again, encode_element, encode_elements, encode_file
 from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
+from monai_cxr_vae.dicom.view import radiograph_view
 from monai_cxr_vae.errors import BadUID, MalformedIdentity, WarningCode
 
 MANUFACTURER, MODEL_NAME = "monai_cxr_vae", "Chest radiograph VAE"
@@ -26,22 +29,28 @@ ObjectKind = Literal["sc", "overlay", "sr"]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object: what users call it, its SOP class, and the series that its objects are in."""
+    """A kind of object: what users call it, its SOP class, and what its series is called.
+
+    ``place`` is the last digit of the series number, so that the series of a film stand beside each other.
+    """
 
     name: ObjectKind
     sop_class: str
     modality: str
-    series_number: int
-    series_description: str
+    place: int
+    title: str
 
 
 # By what an object shows.
 KINDS = {
-    "reconstruction": Kind("sc", SECONDARY_CAPTURE, "OT", 9001, "VAE reconstruction - AI, not for diagnosis"),
-    "heat map": Kind("overlay", SECONDARY_CAPTURE, "OT", 9002, "VAE heat map - AI, not for diagnosis"),
-    "residual": Kind("overlay", SECONDARY_CAPTURE, "OT", 9002, "VAE residual overlay - AI, not for diagnosis"),
-    "scores": Kind("sr", COMPREHENSIVE_SR, "SR", 9003, "VAE scores - AI, not for diagnosis"),
+    "reconstruction": Kind("sc", SECONDARY_CAPTURE, "OT", 1, "reconstruction"),
+    "heat map": Kind("overlay", SECONDARY_CAPTURE, "OT", 2, "heat map"),
+    "residual": Kind("overlay", SECONDARY_CAPTURE, "OT", 2, "residual map"),
+    "scores": Kind("sr", COMPREHENSIVE_SR, "SR", 3, "scores"),
 }
+# First in the name of a series, and short: lists in viewers show some twenty characters.
+CAUTION = "Research AI"
+_LONGEST_NAME = 64  # LO, PS3.5 section 6.2
 
 # Type 2 attributes of the Patient, General Study and Secondary Capture series level: empty where the source has none.
 _TYPE_2 = (
@@ -90,8 +99,6 @@ _OPTIONAL = (
     "PatientAge",
     "PatientSize",
     "PatientWeight",
-    "ContentDate",
-    "ContentTime",
 )
 # The form of a value (PS3.5 section 6.2). An optional element of another form is left out. What tells who the patient
 # is and which study this is must stay as the source has it, since only that lets an archive match the two: malformed,
@@ -104,6 +111,7 @@ FORM = {
 }
 # Older forms that say the same (ACR-NEMA 2.0; ISO 8601), a time with more digits than the standard has or none.
 _OLD_DATE = re.compile(rb"(\d{4})([./-])(\d{2})\2(\d{2})")
+_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
 _OLD_TIME = re.compile(rb"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d*))?)?)?")
 
 
@@ -164,13 +172,18 @@ def film_reference(source: Dataset) -> FilmReference:
     return FilmReference(*uids)
 
 
-def derived_object(source: Dataset, shown: str, provenance: Provenance, elements: Mapping[int, bytes]) -> DerivedObject:
+def derived_object(
+    source: Dataset, shown: str, provenance: Provenance, created: datetime.datetime, elements: Mapping[int, bytes]
+) -> DerivedObject:
     """Put an object together from what a film says of patient and study and from encoded elements of its own.
+
+    It is alone in its series, whose name and number say which film it belongs to.
 
     Args:
         source: header of the film.
         shown: what the object shows, of :data:`KINDS`.
         provenance: goes into the object and its UIDs.
+        created: when it is made, see :func:`moment`.
         elements: by their tags.
 
     Raises:
@@ -184,7 +197,9 @@ def derived_object(source: Dataset, shown: str, provenance: Provenance, elements
             f"{names} is malformed, so no valid object of the same patient and study can be made", *malformed
         )
     origin = (provenance.model_sha256, provenance.config_sha256, provenance.version)
-    series_uid = uid_from("series", film.study_uid, film.series_uid, kind.name, *origin)
+    when = created.isoformat()
+    series_uid = uid_from("series", film.study_uid, film.series_uid, film.sop_uid, kind.name, when, *origin)
+    number, description = _series_name(source, kind, film)
     together = dict(_common_elements(provenance))
     for keyword in (*_TYPE_2, *_OPTIONAL):
         together.update(_copied(source, keyword) or {})
@@ -195,9 +210,10 @@ def derived_object(source: Dataset, shown: str, provenance: Provenance, elements
                 "StudyInstanceUID": film.study_uid,
                 "SeriesInstanceUID": series_uid,
                 "Modality": kind.modality,
-                "SeriesNumber": kind.series_number,
-                "SeriesDescription": kind.series_description,
-                "InstanceNumber": _instance_number(source),
+                "SeriesNumber": number,
+                "SeriesDescription": description,
+                "InstanceNumber": 1,
+                **moment(source, created),
             }
         )
     )
@@ -279,10 +295,43 @@ def code(value: str, meaning: str) -> dict[str, Value]:
     return {"CodeValue": value, "CodingSchemeDesignator": "DCM", "CodeMeaning": meaning}
 
 
-def _instance_number(source: Dataset) -> int:
-    """That of the film, an integer string (IS, PS3.5 section 6.2); 1 where it is none."""
+def moment(source: Dataset, created: datetime.datetime) -> dict[str, Value]:
+    """Dates and times of an object's making, of its content, its series and itself.
+
+    A film that states its offset from UTC states it for the whole object; else the time is that of the clock on the
+    wall where the object is made, as dates and times without an offset are.
+    """
+    offset = _OFFSET.fullmatch("".join(terms(source, "TimezoneOffsetFromUTC")))
+    if offset and created.tzinfo:
+        sign, hours, minutes = offset.groups()
+        ahead = datetime.timedelta(hours=int(hours), minutes=int(minutes))
+        created = created.astimezone(datetime.timezone(-ahead if sign == "-" else ahead))
+    date, time = created.date().isoformat().replace("-", ""), created.strftime("%H%M%S")
+    events = ("InstanceCreation", "Series", "Content")
+    return {event + what: value for event in events for what, value in (("Date", date), ("Time", time))}
+
+
+def _series_name(source: Dataset, kind: Kind, film: FilmReference) -> tuple[int, str]:
+    """Number and description of a series: alike in the series of one film, different in those of two.
+
+    Both hold a number of five digits that belongs to the film, since films of a study may well have the same series
+    and instance number.
+    """
+    mark = int.from_bytes(hashlib.sha256(film.sop_uid.encode()).digest()[:4], "big") % 100_000
+    series, image = (_number(source, f"{level}Number") for level in ("Series", "Instance"))
+    told = [f"series {series}"] * (series is not None) + [f"image {image}"] * (image is not None)
+    view = radiograph_view(source)[0]
+    told += [view] * (view != "unknown")
+    name = f"{CAUTION}: {kind.title}, film {mark:05d}"
+    fuller = f"{CAUTION}: {kind.title}, {' '.join(told)}, film {mark:05d}"
+    number = 900_000_000 + (series or 0) % 100 * 1_000_000 + mark * 10 + kind.place
+    return number, fuller if told and len(fuller) <= _LONGEST_NAME else name
+
+
+def _number(source: Dataset, keyword: str) -> int | None:
+    """An integer string (IS, PS3.5 section 6.2) as a number; None if it is none."""
     try:
-        number = int("".join(terms(source, "InstanceNumber")))
+        number = int("".join(terms(source, keyword)))
     except ValueError:
-        return 1
-    return number if -(2**31) <= number < 2**31 else 1
+        return None
+    return number if -(2**31) <= number < 2**31 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from functools import lru_cache
 from typing import Literal
@@ -65,7 +66,12 @@ _LOSSY_METHODS = {
 
 
 def secondary_capture(
-    source: Dataset, image: np.ndarray, provenance: Provenance, *, bits_stored: Literal[12, 16] = 12
+    source: Dataset,
+    image: np.ndarray,
+    provenance: Provenance,
+    created: datetime.datetime,
+    *,
+    bits_stored: Literal[12, 16] = 12,
 ) -> DerivedObject:
     """Make a single-frame grayscale Secondary Capture image (PS3.3 A.8.1) from a film and what the model made of it.
 
@@ -73,11 +79,12 @@ def secondary_capture(
         source: header of the film, pixels not needed.
         image: ``(H, W)`` float, display polarity (bone bright), in the source's orientation; clipped to [0, 1].
         provenance: goes into the object and its UIDs.
+        created: when it is made, see :func:`monai_cxr_vae.dicom.objects.moment`.
         bits_stored: 12 or 16 of 16 bits.
 
     Returns:
-        The object: MONOCHROME2, Explicit VR Little Endian, no clock in it. The same arguments give the same bytes, and
-        a different byte anywhere gives a different SOP Instance UID.
+        The object: MONOCHROME2, Explicit VR Little Endian. The same arguments give the same bytes, and a
+        different byte anywhere gives a different SOP Instance UID.
 
     Raises:
         BadUID: the source's study, series or SOP instance UID is missing or unfit.
@@ -96,11 +103,15 @@ def secondary_capture(
         "WindowCenter": (top + 1) // 2,
         "WindowWidth": top + 1,
     }
-    return _image(source, "reconstruction", provenance, pixels, module)
+    return _image(source, "reconstruction", provenance, created, pixels, module)
 
 
-def overlay(
-    source: Dataset, picture: np.ndarray, shown: Literal["heat map", "residual"], provenance: Provenance
+def coloured_capture(
+    source: Dataset,
+    picture: np.ndarray,
+    shown: Literal["heat map", "residual"],
+    provenance: Provenance,
+    created: datetime.datetime,
 ) -> DerivedObject:
     """Make a colour Secondary Capture image of a film with a map laid over it.
 
@@ -109,11 +120,16 @@ def overlay(
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError("an 8-bit (H, W, 3) picture is needed")
-    return _image(source, shown, provenance, picture, {})
+    return _image(source, shown, provenance, created, picture, {})
 
 
 def _image(
-    source: Dataset, shown: Shown, provenance: Provenance, pixels: np.ndarray, module: dict[str, Value]
+    source: Dataset,
+    shown: Shown,
+    provenance: Provenance,
+    created: datetime.datetime,
+    pixels: np.ndarray,
+    module: dict[str, Value],
 ) -> DerivedObject:
     """A Secondary Capture image (PS3.3 A.8.1)."""
     film = film_reference(source)
@@ -133,7 +149,7 @@ def _image(
         }
     )
     elements[0x7FE00010] = encode_element(0x7FE00010, "OW" if pixels.dtype.itemsize == 2 else "OB", pixels.tobytes())
-    return derived_object(source, shown, provenance, elements)
+    return derived_object(source, shown, provenance, created, elements)
 
 
 @lru_cache

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
-from monai_cxr_vae.dicom.attributes import terms
 from monai_cxr_vae.dicom.encode import encode_again, encode_element, encode_elements
 from monai_cxr_vae.dicom.objects import (
-    FORM,
     MANUFACTURER,
     MODEL_NAME,
     DerivedObject,
@@ -31,11 +30,11 @@ QUESTIONS = {
     "quality": "Film quality: unlike proper frontal chest films",
     "anomaly": "Anomaly: unlike normal chest films",
 }
-# A report must have a date, and the clock would make every run another object: this stands for "the film has none".
-_NO_DATE = "19000101"
 
 
-def structured_report(source: Dataset, scores: Mapping[str, float | str], provenance: Provenance) -> DerivedObject:
+def structured_report(
+    source: Dataset, scores: Mapping[str, float | str], provenance: Provenance, created: datetime.datetime
+) -> DerivedObject:
     """Make a Comprehensive SR (PS3.3 A.35.3) of the template Measurement Report (PS3.16 TID 1500).
 
     One measurement group per question, ``quality`` and ``anomaly``, each with the score and its p-value as numbers
@@ -48,9 +47,10 @@ def structured_report(source: Dataset, scores: Mapping[str, float | str], proven
         scores: ``quality`` and ``anomaly`` (finite, greater is more unusual), ``quality_p`` and ``anomaly_p``
             (conformal p-values in (0, 1]), ``quality_part`` and ``anomaly_part`` (a word).
         provenance: goes into the object and its UIDs.
+        created: when it is made, see :func:`monai_cxr_vae.dicom.objects.moment`.
 
     Returns:
-        The object; unverified, since nobody has. Its date is the film's. The same arguments give the same bytes.
+        The object; unverified, since nobody has. The same arguments give the same bytes.
 
     Raises:
         BadUID: the source's study, series or SOP instance UID is missing or unfit.
@@ -81,7 +81,6 @@ def structured_report(source: Dataset, scores: Mapping[str, float | str], proven
                     "CodingSchemeName": f"Codes of {MANUFACTURER}",
                 }
             ],
-            **_moment(source),
         }
     )
     for element in report:
@@ -89,7 +88,7 @@ def structured_report(source: Dataset, scores: Mapping[str, float | str], proven
             elements[element.tag] = encode_again(report, element.tag)
         elif element.keyword != "RelationshipType":
             elements[element.tag] = encode_element(element.tag, element.VR, str(element.value))
-    return derived_object(source, "scores", provenance, elements)
+    return derived_object(source, "scores", provenance, created, elements)
 
 
 def _report(film: FilmReference, scores: Mapping[str, float | str], provenance: Provenance) -> MeasurementReport:
@@ -149,12 +148,3 @@ def _group(
         ],
         source_images=[sr.SourceImageForMeasurementGroup(film.sop_class_uid, film.sop_uid)],
     )
-
-
-def _moment(source: Dataset) -> dict[str, str]:
-    """Date and time of the film: the first pair that the header gives in due form."""
-    for event in ("Content", "Acquisition", "Series", "Study"):
-        date, time = ("".join(terms(source, event + what)) for what in ("Date", "Time"))
-        if FORM["DA"].fullmatch(date.encode()):
-            return {"ContentDate": date, "ContentTime": time if FORM["TM"].fullmatch(time.encode()) else "000000"}
-    return {"ContentDate": _NO_DATE, "ContentTime": "000000"}

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance
-from monai_cxr_vae.dicom.secondary_capture import overlay, secondary_capture
+from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import structured_report
 from tests.dicom.sources import VARIANTS, header, write
+from tests.dicom.test_objects import CREATED
 from tests.dicom.test_structured_report import SCORES
 
 pytestmark = pytest.mark.interop
@@ -29,10 +30,12 @@ def said(*command: str) -> str:
 
 def derive(kind, source):
     if kind == "overlay":
-        return overlay(source, (IMAGE[..., None] * [255, 0, 9]).astype(np.uint8), "heat map", PROVENANCE)
+        return coloured_capture(
+            source, (IMAGE[..., None] * [255, 0, 9]).astype(np.uint8), "heat map", PROVENANCE, CREATED
+        )
     if kind == "sr":
-        return structured_report(source, SCORES, PROVENANCE)
-    return secondary_capture(source, IMAGE, PROVENANCE, bits_stored=16 if kind == "sc16" else 12)
+        return structured_report(source, SCORES, PROVENANCE, CREATED)
+    return secondary_capture(source, IMAGE, PROVENANCE, CREATED, bits_stored=16 if kind == "sc16" else 12)
 
 
 @pytest.mark.parametrize("kind", ["sc", "sc16", "overlay", "sr"])
