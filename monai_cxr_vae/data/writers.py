@@ -11,8 +11,9 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import cv2
 import nibabel
 import numpy as np
 from monai.transforms import SaveImaged
@@ -22,10 +23,11 @@ from PIL.PngImagePlugin import PngInfo
 from monai_cxr_vae.data.created import CreationTimes
 from monai_cxr_vae.data.pictures import overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
+from monai_cxr_vae.data.regions import Region, regions
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.objects import KINDS, DerivedObject, Provenance
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
-from monai_cxr_vae.dicom.structured_report import structured_report
+from monai_cxr_vae.dicom.structured_report import Place, structured_report
 from monai_cxr_vae.errors import Changed, InputError, MalformedIdentity
 from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
 from monai_cxr_vae.film import OWN_MARK, Film, read_film
@@ -36,6 +38,9 @@ from monai_cxr_vae.version import __version__
 OBJECTS = tuple(dict.fromkeys(kind.name for kind in KINDS.values()))
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
 OVERLAY_SIZE, STRIP_SIZE = 1024, 224
+# Longest side of the map that places for a report are taken from; the share of the film below which a place is none;
+# how many are told; how far from the middle of the film a side begins, as a share of its width.
+PLACES_SIZE, SMALLEST_PLACE, MOST_PLACES, MIDDLE = 512, 0.0005, 5, 0.04
 # A difference of this part of the grey range is the top of the residual's scale, on every film alike.
 RESIDUAL_TOP = 0.25
 
@@ -137,7 +142,7 @@ class SaveRadiographd(SaveImaged):
         if result.format == "dicom":
             source, created = open_dataset(film.data, pixels=False), self.times.of(digest)
             try:
-                derived = [self._derive(kind, source, result, created) for kind in self.objects]
+                derived = self._derive(source, result, created)
             except MalformedIdentity as error:  # no fault of the film, whose scores stand
                 derived, d["refused"] = [], error.codes
             d["outputs"] = [self._write_object(each) for each in derived]
@@ -148,14 +153,19 @@ class SaveRadiographd(SaveImaged):
             write_whole(strip_file(self.output_dir, digest), result.strip(), self._scratch)
         return d
 
-    def _derive(self, kind: str, source: Any, result: _Result, created: datetime.datetime) -> DerivedObject:
-        if kind == "sc":
+    def _derive(self, source: Any, result: _Result, created: datetime.datetime) -> list[DerivedObject]:
+        """The objects of one film, the report last, which names the others."""
+        made, depth = list[DerivedObject](), cast(Literal[12, 16], self.bits_stored)
+        if "sc" in self.objects:
             image = result.reconstruction("network")
-            depth: Any = self.bits_stored
-            return secondary_capture(source, image, self.provenance, created, bits_stored=depth)
-        if kind == "overlay":
-            return coloured_capture(source, result.overlay(), result.shown, self.provenance, created)
-        return structured_report(source, result.scores, self.provenance, created)
+            made.append(secondary_capture(source, image, self.provenance, created, bits_stored=depth))
+        if "overlay" in self.objects:
+            made.append(coloured_capture(source, result.overlay(), result.shown, self.provenance, created))
+        if "sr" in self.objects:
+            made.append(
+                structured_report(source, result.scores, self.provenance, created, result.places(), tuple(made))
+            )
+        return sorted(made, key=lambda derived: self.objects.index(derived.kind))
 
     def _write_object(self, derived: DerivedObject) -> dict[str, Any]:
         name = f"{derived.study_uid}/{derived.series_uid}/{derived.sop_uid}.dcm"
@@ -222,10 +232,40 @@ class _Result:
         heat = self.heat(min(size, max(self.geometry["rows"], self.geometry["columns"])))
         return overlay(resize(self.film, *heat.shape), heat)
 
+    def places(self) -> list[Place]:
+        """What the map shows beyond its limit, the hottest first, in the film's pixels."""
+        rows, columns = int(self.geometry["rows"]), int(self.geometry["columns"])
+        heat = self.heat(min(PLACES_SIZE, max(rows, columns)))
+        scale = np.array([columns / heat.shape[1], rows / heat.shape[0]])
+        found = [region for region in regions(heat) if region.area >= SMALLEST_PLACE * heat.size][:MOST_PLACES]
+        outlines = [(cv2.approxPolyDP(_corners(region), 0.5, True)[:, 0] * scale) for region in found]
+        return [
+            Place(outline, region.peak, _side(outline / (columns, rows), self.meta.get("orientation")))
+            for region, outline in zip(found, outlines, strict=True)
+        ]
+
     def strip(self) -> bytes:
         reconstruction, heat = self.reconstruction(STRIP_SIZE), self.heat(STRIP_SIZE)
         film = resize(self.film, *heat.shape)
         return strip([film, reconstruction, overlay(film, heat)])
+
+
+def _corners(region: Region) -> np.ndarray:
+    """``(n, 1, 2)`` float32 columns and rows around the pixels of a region, not through their middles."""
+    grown = cv2.copyMakeBorder(region.mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    grown = cv2.resize(grown, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    (outline, *_), _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return ((outline + 0.5) / 2 - 1).astype(np.float32)
+
+
+def _side(outline: np.ndarray, orientation: object) -> Literal["left", "right"] | None:
+    """The patient's side of an outline in shares of the film's width and height, by Patient Orientation."""
+    directions = str(orientation or "").split("\\")
+    middle = (outline.min(axis=0) + outline.max(axis=0)) / 2 - 0.5
+    for direction, offset in zip(directions, middle, strict=False):
+        if direction[:1] in ("L", "R") and abs(offset) > MIDDLE:
+            return "left" if (offset > 0) == (direction[:1] == "L") else "right"
+    return None
 
 
 def _file(kind: str, result: _Result) -> tuple[str, str, bytes]:

@@ -134,6 +134,11 @@ class DerivedObject:
     sop_uid: str
     data: bytes
 
+    def item(self) -> dict[str, Value]:
+        """The reference macro to the instance (PS3.3 table 10-11)."""
+        sop_class = next(kind.sop_class for kind in KINDS.values() if kind.name == self.kind)
+        return {"ReferencedSOPClassUID": sop_class, "ReferencedSOPInstanceUID": self.sop_uid}
+
 
 def is_own_output(ds: Dataset) -> bool:
     """Tell whether a header belongs to an object that this program derived (then it is no film to run on)."""

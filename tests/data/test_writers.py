@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from highdicom.sr import ComprehensiveSR
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
@@ -211,3 +212,63 @@ def test_not_a_number_is_never_written(tmp_path, provenance):
     }
     with pytest.raises(ValueError, match="finite"):
         SaveRadiographd("pred", tmp_path / "out", provenance)({"image": image, "pred": image})
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8)),
+    orientation=st.sampled_from([[a, b] for a in "LR" for b in "FH"] + [[a, b] for a in "FH" for b in "LR"]),
+    fit=st.sampled_from(["letterbox", "stretch"]),
+    spacing=st.sampled_from([[0.2, 0.2], [0.2, 0.4], [0.4, 0.2]]),
+    variant=st.sampled_from(["dx_mono2_12", "cr_mono1"]),
+)
+def test_report_outlines_the_place_on_the_film(tmp_path, provenance, place, orientation, fit, spacing, variant):
+    """In the film's own pixels, whatever its orientation, shape of pixels and polarity; the side is the patient's."""
+    path = write_film(tmp_path / "f", variant=variant, PatientOrientation=orientation, ImagerPixelSpacing=spacing)
+    hot = spot(60, 50, *place)
+    kinds = {"objects": ["sr", "overlay", "sc"]}
+    report, *others = through(path, tmp_path / "out", provenance, fit, hot, **kinds)
+    ds = pydicom.dcmread(tmp_path / "out" / report["path"])
+    _, group = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    drawn = np.zeros((600, 500), np.uint8)
+    cv2.fillPoly(drawn, [np.rint(group.roi.value * 10 - 0.5).astype(np.int32)], 1)
+    expected = np.kron(hot, np.ones((10, 10))) > 0
+    assert (drawn & expected).sum() > 0.75 * (drawn | expected).sum()
+    across = orientation[0] if orientation[0] in "LR" else orientation[1]
+    offset = (place[1] if orientation[0] in "LR" else place[0]) - 0.5
+    (site,) = group.finding_sites
+    if abs(offset) > 0.08:
+        assert site.laterality.meaning == ("Left" if (offset > 0) == (across == "L") else "Right")
+    if abs(offset) < 0.01:
+        assert site.laterality is None
+    (evidence,) = ds.CurrentRequestedProcedureEvidenceSequence
+    told = [
+        item.ReferencedSOPInstanceUID for s in evidence.ReferencedSeriesSequence for item in s.ReferencedSOPSequence
+    ]
+    assert set(told) == {"1.2.3.3.1", *(other["uid"] for other in others)}
+
+
+def test_side_is_not_told_where_the_film_does_not_say_how_it_lies(tmp_path, provenance):
+    path = write_film(tmp_path / "f", PatientOrientation=None)
+    (report,) = through(path, tmp_path / "out", provenance, heat=spot(60, 50, 0.3, 0.8), objects=["sr"])
+    ds = pydicom.dcmread(tmp_path / "out" / report["path"])
+    _, group = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    assert group.finding_sites[0].laterality is None
+
+
+def test_no_more_than_five_places_are_told_and_no_specks(tmp_path, provenance):
+    heat = np.zeros((60, 50), np.float32)
+    for i in range(7):
+        heat[2 + 8 * i : 6 + 8 * i, 5:45] = 0.6 + 0.05 * i
+    report, blank = (
+        through(write_film(tmp_path / name), tmp_path / "out", provenance, heat=map_, objects=["sr"])[0]
+        for name, map_ in (("f", heat), ("g", np.eye(60, 50, dtype=np.float32) * 0.4))
+    )
+    for written, count in ((report, 6), (blank, 2)):
+        ds = pydicom.dcmread(tmp_path / "out" / written["path"])
+        groups = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+        assert len(groups) == count
+    ds = pydicom.dcmread(tmp_path / "out" / report["path"])
+    _, *groups = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    peaks = [group.get_measurements()[-1].value for group in groups]
+    assert peaks == sorted(peaks, reverse=True)
