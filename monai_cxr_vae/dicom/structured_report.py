@@ -55,6 +55,7 @@ _P = (
     "in 100 have p of 0.05 or less by chance alone. Below 1 / (calibration films + 1), p tells an order and no share. "
     "Research use, not for diagnosis."
 )
+_ALGORITHM_ROWS = (("122405", "DCM", "Algorithm Manufacturer"), ("111000", "DCM", "Algorithm Family"))
 _NORMAL_FILMS = "films called normal that the scores were calibrated with"
 
 
@@ -268,13 +269,17 @@ def _algorithm(provenance: Provenance) -> AlgorithmIdentification:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    return sr.AlgorithmIdentification(
+    algorithm = sr.AlgorithmIdentification(
         name=f"{MODEL_NAME}: research use, not for diagnosis",
         version=provenance.version,
         parameters=[f"weights SHA-256 {provenance.model_sha256}", f"settings SHA-256 {provenance.config_sha256}"],
-        family=codes.cid7162.ArtificialIntelligence,
-        manufacturer=MANUFACTURER,
     )
+    # Rows of the template that earlier versions of highdicom have no arguments for.
+    modifier = sr.RelationshipTypeValues.HAS_CONCEPT_MOD
+    maker, family = (sr.CodedConcept(*row) for row in _ALGORITHM_ROWS)
+    algorithm.append(sr.TextContentItem(maker, MANUFACTURER, modifier))
+    algorithm.append(sr.CodeContentItem(family, codes.cid7162.ArtificialIntelligence, modifier))
+    return algorithm
 
 
 def _box(columns: int, rows: int, margin: float) -> np.ndarray:
