@@ -44,6 +44,7 @@ MEANING = {
     "learning_rate": "Highest rate of the one cycle.",
     "left_out": "Names of families of faults and findings that the critic shall not see.",
     "manifest_paths": "Put input paths, which may name patients, into the manifest and the report.",
+    "mark": "Put a caption below DICOM images that says that they are no films of a patient.",
     "max_epochs": "Passes over the training films.",
     "memory_limit": "GiB that a process may take beyond what it starts with, null for no limit.",
     "metrics_csv": "Log of the training, for `curves.png`.",

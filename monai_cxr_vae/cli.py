@@ -82,6 +82,7 @@ def _run_folder(arguments: argparse.Namespace, **switches: bool) -> None:
         num_workers=arguments.workers,
         timeout=arguments.timeout,
         created=arguments.created,
+        mark=arguments.mark,
     )
     for switch in ("force", "retry_failed", "strict_view", "manifest_paths"):
         if getattr(arguments, switch):
@@ -230,6 +231,12 @@ def _parser() -> Parser:
             "--created",
             metavar="TIME",
             help="ISO time that the DICOM objects say they were made at (default: when a film's first result is made)",
+        )
+        sub.add_argument(
+            "--mark",
+            type=_switch,
+            metavar="False",
+            help="False leaves out the caption below DICOM images that says that they are no films of a patient",
         )
         sub.add_argument("--force", action="store_true", help="do everything again")
         sub.add_argument("--retry-failed", action="store_true", help="try failed films again")

@@ -95,6 +95,7 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "manifest_paths": SWITCH,
     "scores": SWITCH,
     "report": SWITCH,
+    "mark": SWITCH,
     "created": (_is_iso_time, "an ISO time as 2026-01-31T09:30:00+01:00"),
 }
 

@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from monai_cxr_vae.data.created import CreationTimes
-from monai_cxr_vae.data.pictures import overlay, strip
+from monai_cxr_vae.data.pictures import captioned, overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
 from monai_cxr_vae.data.regions import Region, regions
 from monai_cxr_vae.dicom.files import open_dataset
@@ -36,6 +36,10 @@ from monai_cxr_vae.transforms import resize, restore
 from monai_cxr_vae.version import __version__
 
 OBJECTS = tuple(dict.fromkeys(kind.name for kind in KINDS.values()))
+# What stands below an image that is stored with those of the patient.
+CAPTIONS = {
+    shown: (f"AI {kind.title.upper()}", "NOT FOR DIAGNOSIS") for shown, kind in KINDS.items() if kind.name != "sr"
+}
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
 OVERLAY_SIZE, STRIP_SIZE = 1024, 224
 # Longest side of the map that places for a report are taken from; the share of the film below which a place is none;
@@ -99,6 +103,7 @@ class SaveRadiographd(SaveImaged):
         report: also keep small pictures of each film for the report, out of sight.
         created: when the DICOM objects are made, an ISO time, with an offset from UTC or on the clock on the wall;
             None for the time of the film's first result in ``output_dir`` (:mod:`monai_cxr_vae.data.created`).
+        mark: put a caption below the DICOM images, which says that they are no film of a patient.
 
     Raises:
         OutputError: when called, if a file cannot be written.
@@ -116,6 +121,7 @@ class SaveRadiographd(SaveImaged):
         scores: bool = False,
         report: bool = False,
         created: str | None = None,
+        mark: bool = True,
     ) -> None:
         super().__init__(keys, output_dir=Path(output_dir), print_log=False)
         if not objects or set(objects) - set(OBJECTS) or len(set(objects)) < len(objects):
@@ -131,6 +137,7 @@ class SaveRadiographd(SaveImaged):
         self.bits_stored = bits_stored
         self.scores = scores
         self.report = report
+        self.mark = mark
         self.times = CreationTimes(self.output_dir, iso_time(created))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -157,15 +164,19 @@ class SaveRadiographd(SaveImaged):
         """The objects of one film, the report last, which names the others."""
         made, depth = list[DerivedObject](), cast(Literal[12, 16], self.bits_stored)
         if "sc" in self.objects:
-            image = result.reconstruction("network")
+            image = self._marked(result.reconstruction("network"), "reconstruction")
             made.append(secondary_capture(source, image, self.provenance, created, bits_stored=depth))
         if "overlay" in self.objects:
-            made.append(coloured_capture(source, result.overlay(), result.shown, self.provenance, created))
+            picture = self._marked(result.overlay(), result.shown)
+            made.append(coloured_capture(source, picture, result.shown, self.provenance, created))
         if "sr" in self.objects:
             made.append(
                 structured_report(source, result.scores, self.provenance, created, result.places(), tuple(made))
             )
         return sorted(made, key=lambda derived: self.objects.index(derived.kind))
+
+    def _marked(self, picture: np.ndarray, shown: str) -> np.ndarray:
+        return captioned(picture, *CAPTIONS[shown]) if self.mark else picture
 
     def _write_object(self, derived: DerivedObject) -> dict[str, Any]:
         name = f"{derived.study_uid}/{derived.series_uid}/{derived.sop_uid}.dcm"

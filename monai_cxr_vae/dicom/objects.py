@@ -241,7 +241,8 @@ def _common_elements(provenance: Provenance) -> dict[int, bytes]:
         "SoftwareVersions": [provenance.version, provenance.model_sha256, provenance.config_sha256[:32]],
         "DeviceUID": device_uid(provenance),
     }
-    purpose = code("109102", "Processing Equipment")
+    # As IHE's AI Results profile (revision 1.1, 6.5.3.1) names the purpose: a code that waits for one of DICOM's own.
+    purpose = code("Newcode1", "Processing Algorithm", "99IHE")
     return encode_elements(
         {
             **dict.fromkeys(_TYPE_2),
@@ -295,9 +296,9 @@ def _converted(vr: str, text: bytes) -> bytes | None:
     return None
 
 
-def code(value: str, meaning: str) -> dict[str, Value]:
-    """An item of a code sequence (PS3.3 table 8.8-1) in DICOM's own scheme."""
-    return {"CodeValue": value, "CodingSchemeDesignator": "DCM", "CodeMeaning": meaning}
+def code(value: str, meaning: str, scheme: str = "DCM") -> dict[str, Value]:
+    """An item of a code sequence (PS3.3 table 8.8-1), unless told otherwise in DICOM's own scheme."""
+    return {"CodeValue": value, "CodingSchemeDesignator": scheme, "CodeMeaning": meaning}
 
 
 def moment(source: Dataset, created: datetime.datetime) -> dict[str, Value]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydicom.dataset import Dataset
 
-from monai_cxr_vae.dicom.attributes import terms
+from monai_cxr_vae.dicom.attributes import integer, terms
 from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements
 from monai_cxr_vae.dicom.objects import (
     KINDS,
@@ -21,6 +21,7 @@ from monai_cxr_vae.dicom.objects import (
     derived_object,
     film_reference,
 )
+from monai_cxr_vae.errors import CorruptFile
 
 _CODE = re.compile("[A-Z0-9_ ]{0,16}")
 Shown = Literal["reconstruction", "heat map", "residual"]
@@ -116,11 +117,12 @@ def coloured_capture(
     """Make a colour Secondary Capture image of a film with a map laid over it.
 
     ``picture`` is ``(H, W, 3)`` uint8, red, green, blue, of :func:`monai_cxr_vae.data.pictures.overlay`; ``shown`` says
-    in the object what the colours mean. Otherwise as :func:`secondary_capture`.
+    in the object what the colours mean. Columns are those of the film, more or less finely, and pixels are square, so
+    the film's spacing stays true at the new scale. Otherwise as :func:`secondary_capture`.
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError("an 8-bit (H, W, 3) picture is needed")
-    return _image(source, shown, provenance, created, picture, {})
+    return _image(source, shown, provenance, created, picture, _spacing(source, picture.shape[1]))
 
 
 def _image(
@@ -167,6 +169,19 @@ def _image_elements(shown: Shown, provenance: Provenance) -> dict[int, bytes]:
             **_PIXEL_MODULE[KINDS[shown].name],
         }
     )
+
+
+def _spacing(source: Dataset, columns: int) -> dict[str, Value]:
+    """The film's spacing, at the patient if it is said, else at the detector, on a picture of so many columns."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        try:
+            _, between_columns = map(float, terms(source, keyword))
+            spacing = between_columns * integer(source, "Columns") / columns
+        except (ValueError, CorruptFile):
+            continue
+        if 0 < spacing < 1e4:
+            return {keyword: [f"{spacing:.8g}"] * 2}
+    return {}
 
 
 def _burned_in(source: Dataset, shown: Shown) -> dict[str, Value]:

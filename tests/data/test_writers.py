@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, SaveImaged
 from PIL import Image
 
-from monai_cxr_vae.data.pictures import LIMIT
+from monai_cxr_vae.data.pictures import BAND, LIMIT
 from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, strip_file
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.radiograph import read_radiograph
@@ -52,6 +52,7 @@ def through(path, output, provenance, fit="letterbox", heat=None, **options):
         turned = str(meta.get("orientation") or "").split("\\")
         square, _ = fit_to_square(heat, 48, fit, float(meta.get("pixel_aspect", 1)), turned)
         data |= {"scores": SCORES, "heatmap": MetaTensor(torch.from_numpy(square[None]), meta=meta)}
+    options = {"mark": False, **options}
     return SaveRadiographd("pred", output, provenance, scores=heat is not None, **options)(data)["outputs"]
 
 
@@ -161,10 +162,50 @@ def test_without_scores_the_overlay_shows_what_the_reconstruction_lacks(tmp_path
     data = Compose([*steps, FitToSquared("image", 48, "letterbox")])({"image": str(path)})
     data["pred"] = data["image"].clone()
     data["pred"][0, 8:16, 20:28] += 0.25 * (1 + LIMIT) / 2
-    (written,) = SaveRadiographd("pred", tmp_path, provenance, objects=["overlay"])(data)["outputs"]
+    (written,) = SaveRadiographd("pred", tmp_path, provenance, objects=["overlay"], mark=False)(data)["outputs"]
     ds = pydicom.dcmread(tmp_path / written["path"])
     assert "residual" in ds.SeriesDescription
     np.testing.assert_allclose(centre(coloured(ds.pixel_array)), (12 / 48, 20 / 40), atol=0.03)
+
+
+@pytest.mark.parametrize("orientation", [["L", "F"], ["F", "R"]])
+def test_images_for_the_archive_are_marked_and_pictures_are_not(tmp_path, provenance, orientation):
+    """A caption below the film as it is stored, which is how it is shown; the film is what it is without one."""
+    path = write_film(tmp_path / "f", PatientOrientation=orientation, ImagerPixelSpacing=[0.2, 0.4])
+    kinds = {"heat": spot(60, 50, 0.3, 0.7), "objects": ["sc", "overlay"]}
+    plain, marked = (
+        [
+            pydicom.dcmread(tmp_path / str(mark) / o["path"])
+            for o in through(path, tmp_path / str(mark), provenance, mark=mark, **kinds)
+        ]
+        for mark in (False, True)
+    )
+    for without, with_mark in zip(plain, marked, strict=True):
+        assert with_mark.Rows == without.Rows + round(BAND * without.Rows)
+        assert with_mark.Columns == without.Columns
+        np.testing.assert_array_equal(with_mark.pixel_array[: without.Rows], without.pixel_array)
+        band = with_mark.pixel_array[without.Rows :] / float(2**with_mark.BitsStored - 1)
+        assert band[0].min() == 1
+        assert band[1:].max() > 0.5
+    Image.fromarray((PICTURE * 255).round().astype(np.uint8)).save(tmp_path / "a.png")
+    (written,) = through(tmp_path / "a.png", tmp_path / "png", provenance, mark=True)
+    assert Image.open(tmp_path / "png" / written["path"]).size == (48, 32)
+
+
+@pytest.mark.parametrize("orientation", [["L", "F"], ["F", "R"]])
+def test_overlay_has_the_spacing_of_the_film(tmp_path, provenance, orientation):
+    """A length on it is the length on the film, along rows and columns alike."""
+    path = write_film(tmp_path / "f", PatientOrientation=orientation, ImagerPixelSpacing=[0.2, 0.4])
+    sc, overlay = through(path, tmp_path / "out", provenance, objects=["sc", "overlay"])
+    ds = pydicom.dcmread(tmp_path / "out" / overlay["path"])
+    assert np.array([ds.Rows, ds.Columns]) * ds.ImagerPixelSpacing == pytest.approx([60 * 0.2, 50 * 0.4], rel=0.02)
+    assert "PixelSpacing" not in ds
+    assert "ImagerPixelSpacing" not in pydicom.dcmread(tmp_path / "out" / sc["path"])
+    path = write_film(tmp_path / "g", PixelSpacing=[0.1, 0.1], ImagerPixelSpacing=[0.2, 0.2])
+    (written,) = through(path, tmp_path / "out", provenance, objects=["overlay"])
+    ds = pydicom.dcmread(tmp_path / "out" / written["path"])
+    assert ds.Rows * ds.PixelSpacing[0] == pytest.approx(60 * 0.1, rel=0.02)
+    assert "ImagerPixelSpacing" not in ds
 
 
 def test_report_keeps_a_strip_out_of_sight(tmp_path, provenance):

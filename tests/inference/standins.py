@@ -174,7 +174,7 @@ def evaluator(folder: Path, output: Path, network: torch.nn.Module | None = None
     provenance = provenance_of(weights, {"objects": objects})
     report = bool(options.get("report"))
     created = options.pop("created", CREATED)
-    save = SaveRadiographd("pred", output, provenance, objects=objects, report=report, created=created)
+    save = SaveRadiographd("pred", output, provenance, objects=objects, report=report, created=created, mark=False)
     preprocessing = Compose(
         [
             Trap(),
