@@ -42,6 +42,8 @@ CAPTIONS = {
 }
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
 OVERLAY_SIZE, STRIP_SIZE = 1024, 224
+# Least longest side of a reconstruction whose caption shall be read.
+MARKED_SIZE = 256
 # Longest side of the map that places for a report are taken from; the share of the film below which a place is none;
 # how many are told; how far from the middle of the film a side begins, as a share of its width.
 PLACES_SIZE, SMALLEST_PLACE, MOST_PLACES, MIDDLE = 512, 0.0005, 5, 0.04
@@ -81,7 +83,8 @@ class SaveRadiographd(SaveImaged):
     ``sr``      Comprehensive SR          none: the manifest has the scores
     =========== ========================= ==========================================================
 
-    The reconstruction (``sc``) is at the model's resolution in the source's orientation and aspect, without padding;
+    The reconstruction (``sc``) is at the model's resolution in the source's orientation and aspect, without padding (a
+    marked one has at least 256 pixels along its longest side, or its caption could not be read);
     NIfTI has the source's grid and affine. The overlay shows the heat map, ``heatmap`` in the data;
     without scores, where the film differs from its reconstruction, a quarter of the grey range being the top of the
     scale. Its longest side is that of the film, at most 1024 (:func:`monai_cxr_vae.data.pictures.overlay`).
@@ -164,7 +167,8 @@ class SaveRadiographd(SaveImaged):
         """The objects of one film, the report last, which names the others."""
         made, depth = list[DerivedObject](), cast(Literal[12, 16], self.bits_stored)
         if "sc" in self.objects:
-            image = self._marked(result.reconstruction("network"), "reconstruction")
+            size = max(MARKED_SIZE, int(result.geometry["image_size"])) if self.mark else "network"
+            image = self._marked(result.reconstruction(size), "reconstruction")
             made.append(secondary_capture(source, image, self.provenance, created, bits_stored=depth))
         if "overlay" in self.objects:
             picture = self._marked(result.overlay(), result.shown)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         MeasurementReport,
         PlanarROIMeasurementsAndQualitativeEvaluations,
     )
+    from pydicom.sr.coding import Code
 
 SCHEME = "99CXRVAE"  # a private scheme's designator begins with 99 (PS3.16 section 8)
 # What contributed most to a score, in words (LO, at most 64 characters).
@@ -86,8 +87,8 @@ def structured_report(
     """Make a Comprehensive SR (PS3.3 A.35.3) of the template Measurement Report (PS3.16 TID 1500).
 
     Its measurement groups are regions of the film (TID 1410), without which viewers show nothing: the whole film for
-    ``quality``, and each unusual place, else the middle of the film, for ``anomaly``. Each has the film's score, with
-    its percentile among normal films, and its p-value as numbers, the part of the score that contributed most as a
+    ``quality``, and each unusual place, else the middle of the film, for ``anomaly``. Each has the film's score, its
+    p-value and its percentile among normal films as numbers, the part of the score that contributed most as a
     coded evaluation, and a sentence on what p means. Names are coded in the private scheme ``99CXRVAE``.
 
     Args:
@@ -163,7 +164,8 @@ def _report(
     groups: list[tuple[str, str, np.ndarray, Place | None]]
     groups = [("quality", "Whole film", _box(columns, rows, 0.01), None)]
     for number, place in enumerate(places, 1):
-        groups.append(("anomaly", f"Unusual place {number}" if places[1:] else "Unusual place", place.outline, place))
+        side = f", patient's {place.side}" if place.side else ""
+        groups.append(("anomaly", f"Unusual place {number}{side}", place.outline, place))
     if not places:
         groups.append(("anomaly", "No unusual place", _box(columns, rows, 0.15), None))
     return sr.MeasurementReport(
@@ -195,21 +197,20 @@ def _group(
     def concept(suffix: str, meaning: str) -> sr.CodedConcept:
         return sr.CodedConcept(f"{question}{suffix}", SCHEME, meaning)
 
-    percentile = sr.NumContentItem(
-        name=codes.DCM.PercentileRankingOfMeasurement,
-        value=round(100 * (1 - p), 2),
-        unit=codes.UCUM.Percent,
-        relationship_type=sr.RelationshipTypeValues.HAS_PROPERTIES,
-    )
-    among_normal = sr.MeasurementProperties(
-        measurement_statistical_properties=sr.MeasurementStatisticalProperties([percentile], _NORMAL_FILMS)
-    )
+    # Viewers may round p to two digits; a percentile survives that.
+    population = sr.MeasurementStatisticalProperties([], _NORMAL_FILMS)
     measurements = [
-        _measurement(concept("", f"{question.capitalize()} score of the film"), score, "score", among_normal),
-        _measurement(concept("_p", f"p-value of the {question} score"), p, "p"),
+        _measurement(concept("", f"{question.capitalize()} score of the film"), score, "{score}"),
+        _measurement(concept("_p", f"p-value of the {question} score"), p, "{p}"),
+        _measurement(
+            codes.DCM.PercentileRankingOfMeasurement,
+            100 * (1 - p),
+            "%",
+            sr.MeasurementProperties(measurement_statistical_properties=population),
+        ),
     ]
     if place is not None:
-        measurements.append(_measurement(concept("_peak", "Peak of the heat map, limit 0.5"), place.peak, "map"))
+        measurements.append(_measurement(concept("_peak", "Peak of the heat map, limit 0.5"), place.peak, "{map}"))
     kind = concept("_film" if place is None else "_place", title)
     identity = ("tracking", film.sop_uid, question, title, provenance.model_sha256, provenance.config_sha256)
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
@@ -237,12 +238,12 @@ def _group(
 
 
 def _measurement(
-    name: CodedConcept, value: float, unit: str, properties: MeasurementProperties | None = None
+    name: CodedConcept | Code, value: float, unit: str, properties: MeasurementProperties | None = None
 ) -> Measurement:
-    """A number as people write it beside the number itself; a UCUM annotation says what it counts."""
+    """A number as people write it beside the number itself; ``unit`` is a code of UCUM."""
     from highdicom import sr
 
-    measurement = sr.Measurement(name, value, sr.CodedConcept(f"{{{unit}}}", "UCUM", unit), properties=properties)
+    measurement = sr.Measurement(name, value, sr.CodedConcept(unit, "UCUM", unit.strip("{}")), properties=properties)
     # The first of what a template holds is its number; highdicom writes 16 characters of it.
     measurement[0].MeasuredValueSequence[0].NumericValue = written_number(value)
     return measurement
@@ -256,13 +257,14 @@ def written_number(value: float) -> str:
 
 
 def _sites(place: Place | None) -> list | None:
+    """Where in the body a place is, as far as that is known."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    if place is None:
+    if place is None or place.side is None:
         return None
-    sides = {"left": codes.SCT.Left, "right": codes.SCT.Right, None: None}
-    return [sr.FindingSite(sr.CodedConcept("43799004", "SCT", "Chest"), laterality=sides[place.side])]
+    side = codes.SCT.Left if place.side == "left" else codes.SCT.Right
+    return [sr.FindingSite(sr.CodedConcept("43799004", "SCT", "Chest"), laterality=side)]
 
 
 def _algorithm(provenance: Provenance) -> AlgorithmIdentification:

@@ -180,7 +180,9 @@ def test_images_for_the_archive_are_marked_and_pictures_are_not(tmp_path, proven
         ]
         for mark in (False, True)
     )
-    for without, with_mark in zip(plain, marked, strict=True):
+    assert max(marked[0].Rows, marked[0].Columns) >= 256
+    plain = plain[1:]  # of a small reconstruction, the marked one is larger
+    for without, with_mark in zip(plain, marked[1:], strict=True):
         assert with_mark.Rows == without.Rows + round(BAND * without.Rows)
         assert with_mark.Columns == without.Columns
         np.testing.assert_array_equal(with_mark.pixel_array[: without.Rows], without.pixel_array)
@@ -277,11 +279,11 @@ def test_report_outlines_the_place_on_the_film(tmp_path, provenance, place, orie
     assert (drawn & expected).sum() > 0.75 * (drawn | expected).sum()
     across = orientation[0] if orientation[0] in "LR" else orientation[1]
     offset = (place[1] if orientation[0] in "LR" else place[0]) - 0.5
-    (site,) = group.finding_sites
+    sides = [site.laterality.meaning for site in group.finding_sites]
     if abs(offset) > 0.08:
-        assert site.laterality.meaning == ("Left" if (offset > 0) == (across == "L") else "Right")
+        assert sides == ["Left" if (offset > 0) == (across == "L") else "Right"]
     if abs(offset) < 0.01:
-        assert site.laterality is None
+        assert not sides
     (evidence,) = ds.CurrentRequestedProcedureEvidenceSequence
     told = [
         item.ReferencedSOPInstanceUID for s in evidence.ReferencedSeriesSequence for item in s.ReferencedSOPSequence
@@ -294,7 +296,7 @@ def test_side_is_not_told_where_the_film_does_not_say_how_it_lies(tmp_path, prov
     (report,) = through(path, tmp_path / "out", provenance, heat=spot(60, 50, 0.3, 0.8), objects=["sr"])
     ds = pydicom.dcmread(tmp_path / "out" / report["path"])
     _, group = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
-    assert group.finding_sites[0].laterality is None
+    assert not group.finding_sites
 
 
 def test_no_more_than_five_places_are_told_and_no_specks(tmp_path, provenance):
