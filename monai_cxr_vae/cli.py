@@ -94,7 +94,7 @@ def _scan(arguments: argparse.Namespace, rest: list[str]) -> None:
     from monai_cxr_vae.inference import FolderOptions, scan
 
     counts: Counter[str] = Counter()
-    for row in scan(arguments.folder, FolderOptions(strict_view=arguments.strict_view, progress=sys.stderr.isatty())):
+    for row in scan(arguments.folder, FolderOptions(strict_view=arguments.strict_view, progress=True)):
         what = f"{row['status']} {row['reason'] or ''}".strip()
         counts[what] += 1
         # A line per file, whatever stands in its name.
