@@ -55,6 +55,7 @@ MEANING = {
     "patience": "End after so many epochs without a better validation (null: never).",
     "preset": "Named set of defaults for the network (null: `vector`, or that of `weights`).",
     "report": "Write `report.html`, which shows the films.",
+    "report_patients": "Show Patient ID and Accession Number in `report.html`, to search by.",
     "resume": "Go on with the run in `output_dir`.",
     "retry_failed": "Try failed films again.",
     "scores": "Score the films. Unless given, whenever the weights can.",
@@ -67,6 +68,8 @@ MEANING = {
     "val_dataset_dir": "Folder of validation films (null: a part of `dataset_dir`, split by patient).",
     "val_fraction": "Share of the patients that validate where no folder is given.",
     "val_interval": "Epochs from one validation to the next.",
+    "viewer_url": "Address of a film in the site's viewer, for links in `report.html`, with `{study}`, `{series}` or "
+    "`{instance}` in place of its UID (null: no links).",
     "weights": "Weights file, or the name of shipped weights: to use, or to go on from in a training (null: a new "
     "network).",
     "width": "Units of the network's hidden layers (null: the network's own).",

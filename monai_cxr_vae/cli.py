@@ -83,9 +83,10 @@ def _run_folder(arguments: argparse.Namespace, **switches: bool) -> None:
         timeout=arguments.timeout,
         created=arguments.created,
         mark=arguments.mark,
+        viewer_url=getattr(arguments, "viewer_url", None),
     )
-    for switch in ("force", "retry_failed", "strict_view", "manifest_paths"):
-        if getattr(arguments, switch):
+    for switch in ("force", "retry_failed", "strict_view", "manifest_paths", "report_patients"):
+        if getattr(arguments, switch, False):
             settings[switch] = True
     _run_config(["inference.json"], "infer", settings)
 
@@ -210,7 +211,7 @@ def _parser() -> Parser:
         "--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)"
     )
 
-    def folder_command(function: Any, text: str, objects: list[str]) -> None:
+    def folder_command(function: Any, text: str, objects: list[str]) -> argparse.ArgumentParser:
         sub = command(function, text)
         sub.add_argument("folder", type=Path, metavar="IN")
         sub.add_argument("--output", type=Path, metavar="OUT", required=True)
@@ -246,6 +247,7 @@ def _parser() -> Parser:
             action="store_true",
             help="put input paths, which may name patients, into the manifest and the report",
         )
+        return sub
 
     folder_command(
         _reconstruct,
@@ -254,7 +256,17 @@ def _parser() -> Parser:
         ["sc"],
     )
     text = "tell of every film of a folder whether it is fit for use and how unusual it is; report.html shows them"
-    folder_command(_score, text, ["overlay", "sr"])
+    score = folder_command(_score, text, ["overlay", "sr"])
+    score.add_argument(
+        "--viewer-url",
+        metavar="URL",
+        help="link the films in report.html to the site's viewer: https://.../viewer?StudyInstanceUIDs={study}",
+    )
+    score.add_argument(
+        "--report-patients",
+        action="store_true",
+        help="show Patient ID and Accession Number in report.html, which makes it a list of patients, to search by",
+    )
 
     text = "tell from the headers what a run over a folder would do with each file, and why"
     scan = command(_scan, text, weights=False)

@@ -33,6 +33,12 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_viewer_url(value: Any) -> bool:
+    from monai_cxr_vae.inference.report import is_viewer_url  # as slow to import as it is rarely needed
+
+    return is_viewer_url(value)
+
+
 def _is_iso_time(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(datetime.datetime.fromisoformat(value))
@@ -96,6 +102,8 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "scores": SWITCH,
     "report": SWITCH,
     "mark": SWITCH,
+    "report_patients": SWITCH,
+    "viewer_url": (_is_viewer_url, "an address with {study}, as https://pacs.example/viewer?StudyInstanceUIDs={study}"),
     "created": (_is_iso_time, "an ISO time as 2026-01-31T09:30:00+01:00"),
 }
 

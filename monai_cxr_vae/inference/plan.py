@@ -28,6 +28,7 @@ class FolderOptions:
         retry_failed: try failed films again.
         manifest_paths: put input paths, which may name patients, into the manifest and the report.
         report: write ``report.html``, which shows the films.
+        viewer_url, report_patients: see :func:`monai_cxr_vae.inference.report.write_report`.
         progress: show how far the run has come.
     """
 
@@ -39,6 +40,8 @@ class FolderOptions:
     retry_failed: bool = False
     manifest_paths: bool = False
     report: bool = False
+    viewer_url: str | None = None
+    report_patients: bool = False
     progress: bool = False
 
 

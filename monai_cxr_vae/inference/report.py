@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import heapq
+import io
+import string
+import urllib.parse
 from collections import Counter
 from collections.abc import Collection
 from importlib.resources import files
@@ -12,26 +15,55 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pydicom
 
 from monai_cxr_vae.data.writers import strip_file
+from monai_cxr_vae.dicom.attributes import text
 from monai_cxr_vae.dicom.objects import Provenance
+from monai_cxr_vae.dicom.structured_report import PARTS
 from monai_cxr_vae.files import PRIVATE_FOLDER, write_whole
 from monai_cxr_vae.inference.rows import Row
 
 # What a browser opens in a few seconds; the manifest has them all.
 MAX_ROWS = 10_000
+# Films with a p-value of at most this are counted and set off; 5 of 100 normal ones have it by chance.
+UNUSUAL = 0.05
+_LINKED = {"study": "study_uid", "series": "series_uid", "instance": "sop_uid"}
 _SHOWN = (
     *("index", "status", "reason", "format", "view", "sop_uid", "input_sha256", "duplicate_of", "path", "warnings"),
     *("quality", "quality_p", "quality_part", "anomaly", "anomaly_p", "anomaly_part"),
 )
 
 
-def write_report(output_dir: Path, rows: Collection[Row], provenance: Provenance) -> None:
+def is_viewer_url(pattern: object) -> bool:
+    """Whether a pattern leads to a web page and names a study, a series or an instance, and nothing else."""
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(str(pattern)) if name is not None}
+    except ValueError:
+        return False
+    return str(pattern).startswith(("http://", "https://")) and bool(names) and names <= set(_LINKED)
+
+
+def write_report(
+    output_dir: Path,
+    rows: Collection[Row],
+    provenance: Provenance,
+    viewer_url: str | None = None,
+    patients: bool = False,
+) -> None:
     """Write ``report.html`` for the owner's eyes (mode 0600), since it holds pictures of patients.
 
     One file that loads nothing: film, reconstruction and map of each film that is done, where the run has kept them,
     its scores, and the reasons of the others. Of more than 10,000 rows the failed and then the most unusual are shown.
     The same rows and pictures give the same bytes.
+
+    Args:
+        output_dir: the folder of the run.
+        rows: the current rows.
+        provenance: what made the results.
+        viewer_url: address of a film in the site's viewer, with ``{study}``, ``{series}`` or ``{instance}`` in place of
+            its UID; None for no links.
+        patients: show Patient ID and Accession Number of the films that have given DICOM objects, to search by.
 
     Raises:
         OutputError: the file cannot be written.
@@ -48,10 +80,14 @@ def write_report(output_dir: Path, rows: Collection[Row], provenance: Provenance
             style=style,
             script=script,
             policy=f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}",
-            rows=[_shown(row, output_dir) for row in shown],
+            rows=[_shown(row, output_dir, viewer_url, patients) for row in shown],
             count=count,
             total=count.total(),
             scored=any("anomaly" in row for row in shown),
+            flagged={q: sum(row.get(f"{q}_p", 2) <= UNUSUAL for row in rows) for q in ("quality", "anomaly")},  # type: ignore[operator]
+            unusual=UNUSUAL,
+            parts=PARTS,
+            patients=patients,
             provenance=provenance,
         )
     )
@@ -65,13 +101,31 @@ def _rank(row: Row) -> tuple[bool, bool, float, int]:
     return row["status"] != "failed", row["status"] != "done", p, row["index"]
 
 
-def _shown(row: Row, output_dir: Path) -> dict[str, Any]:
+def _shown(row: Row, output_dir: Path, viewer_url: str | None, patients: bool) -> dict[str, Any]:
     told = {column: value for column, value in row.items() if column in _SHOWN and value not in (None, [])}
     if row["status"] == "done":
         strip = strip_file(output_dir, str(row["input_sha256"]))
         if strip.exists():
             told["strip"] = base64.b64encode(strip.read_bytes()).decode()
+    if viewer_url and row.get("study_uid"):
+        uids = {name: urllib.parse.quote(str(row.get(column) or "")) for name, column in _LINKED.items()}
+        told["link"] = viewer_url.format(**uids)
+    if patients:
+        told |= _identity(row, output_dir)
     return told
+
+
+def _identity(row: Row, output_dir: Path) -> dict[str, str]:
+    """What a film's own objects say of whom it shows; nothing where there is none."""
+    for output in row["outputs"]:
+        if output["uid"]:
+            try:
+                data = (output_dir / output["path"]).read_bytes()
+                dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+                return {"patient": text(dataset, "PatientID"), "accession": text(dataset, "AccessionNumber")}
+            except Exception:  # a result that is damaged or gone is told by the next run
+                continue
+    return {}
 
 
 def _source(text: str) -> str:

@@ -177,7 +177,10 @@ class FolderRun:
                     self._manifest.load()
                 write_csv(self.output_dir, self.rows)
                 if self.options.report:
-                    write_report(self.output_dir, self.rows, self.provenance)
+                    options = self.options
+                    write_report(
+                        self.output_dir, self.rows, self.provenance, options.viewer_url, options.report_patients
+                    )
 
     def gather(self) -> None:
         """Wait until the films of all ranks are done, and take over their rows."""

@@ -12,8 +12,12 @@ import pytest
 from monai_cxr_vae.data.pictures import strip
 from monai_cxr_vae.data.writers import strip_file
 from monai_cxr_vae.dicom.objects import Provenance
+from monai_cxr_vae.dicom.secondary_capture import secondary_capture
+from monai_cxr_vae.dicom.structured_report import PARTS
 from monai_cxr_vae.inference import report
-from monai_cxr_vae.inference.report import write_report
+from monai_cxr_vae.inference.report import is_viewer_url, write_report
+from tests.dicom.sources import header
+from tests.dicom.test_objects import CREATED, IMAGE
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 PICTURE = strip([np.zeros((8, 8), np.float32)])
@@ -24,8 +28,8 @@ def row(index, status="done", **values):
     return {**base, "outputs": [], **values}
 
 
-def page_of(folder, rows):
-    write_report(folder, rows, PROVENANCE)
+def page_of(folder, rows, **options):
+    write_report(folder, rows, PROVENANCE, **options)
     page = (folder / "report.html").read_text()
     (data,) = re.findall(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)
     return page, json.loads(data)
@@ -83,3 +87,53 @@ def test_what_the_colours_mean_depends_on_the_scores(folder):
     assert "how unusual each place is" in with_scores
     assert "how much of it the reconstruction lacks" in without
     assert "p at most" not in without
+
+
+def test_flagged_films_are_counted_and_parts_explained(folder):
+    rows = [
+        row(i, anomaly=1.0, anomaly_p=p, quality=1.0, quality_p=1 - p) for i, p in enumerate((0.01, 0.05, 0.06, 0.97))
+    ]
+    page, _ = page_of(folder, rows)
+    text = " ".join(page.split())
+    assert "p at most 0.05: 1 of 4 films in quality, 2 in anomaly." in text
+    for part, words in PARTS.items():
+        assert f"<code>{part}</code> {words}" in text
+    assert "flagged" not in page_of(folder, [row(0)])[0]
+
+
+def test_films_are_linked_to_the_viewer_of_the_site(folder):
+    _, (shown, other) = page_of(
+        folder,
+        [row(0, study_uid="1.2", series_uid="1.3", sop_uid="1.4"), row(1, study_uid=None)],
+        viewer_url="https://pacs.example/v?s={study}&i={instance}",
+    )
+    assert shown["link"] == "https://pacs.example/v?s=1.2&i=1.4"
+    assert "link" not in other
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "javascript:alert('{study}')",
+        "https://pacs.example",
+        "https://x/{patient}",
+        "https://x/{study",
+        "https://x/{}",
+        5,
+    ],
+)
+def test_a_pattern_that_leads_nowhere_is_refused(pattern):
+    assert not is_viewer_url(pattern)
+    assert is_viewer_url("https://pacs.example/viewer?StudyInstanceUIDs={study}")
+
+
+def test_patients_are_named_only_when_asked_for_and_it_says_so(folder):
+    made = secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, CREATED)
+    (folder / "a.dcm").write_bytes(made.data)
+    rows = [row(0, outputs=[{"path": "a.dcm", "uid": "1"}]), row(1, outputs=[{"path": "gone.dcm", "uid": "1"}]), row(2)]
+    page, shown = page_of(folder, rows, patients=True)
+    assert [(r.get("patient"), r.get("accession")) for r in shown] == [("P-1", "A1"), (None, None), (None, None)]
+    assert "their IDs and accession numbers" in page
+    page, _ = page_of(folder, rows)
+    assert "P-1" not in page
+    assert "accession numbers" not in page

@@ -16,7 +16,7 @@ const columns = [
   { key: "warnings", title: "Warnings", format: (codes) => codes.join(", ") },
 ];
 const searched = rows.map((row) =>
-  ["index", "status", "reason", "format", "view", "sop_uid", "input_sha256", "path", "quality_part", "anomaly_part", "warnings"]
+  ["index", "status", "reason", "format", "view", "sop_uid", "input_sha256", "path", "patient", "accession", "quality_part", "anomaly_part", "warnings"]
     .map((key) => row[key] ?? "").join("\n").toLowerCase());
 
 const view = { key: scored ? "anomaly" : "index", descending: scored, page: 0 };
@@ -31,6 +31,8 @@ function add(parent, tag, text = "", className = "") {
 function film(cell, row) {
   add(cell, "div", [row.index, row.format, row.view].filter((part) => part != null).join(" · "));
   if (row.path) add(cell, "div", row.path);
+  if (row.patient || row.accession) add(cell, "div", `patient ${row.patient || "-"}, accession ${row.accession || "-"}`);
+  if (row.link) Object.assign(add(cell, "a", "open in the viewer"), { href: row.link, target: "_blank", rel: "noopener noreferrer" });
   add(cell, "small", row.sop_uid ?? (row.input_sha256 ? "SHA-256 " + row.input_sha256.slice(0, 32) : ""));
 }
 
