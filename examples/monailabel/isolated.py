@@ -11,9 +11,8 @@ import torch
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 
-from monai_cxr_vae.errors import FilmError
-from monai_cxr_vae.inference.film_chain import failed, new_row
-from monai_cxr_vae.inference.pool import Fault, IsolatedPool
+from monai_cxr_vae.errors import FilmError, Reason, explain
+from monai_cxr_vae.pool import Fault, IsolatedPool
 from monai_cxr_vae.startup import input_error
 
 Answer = tuple[str | None, dict[str, Any]]
@@ -66,8 +65,8 @@ def answer(bundle: str, request: dict[str, Any]) -> Answer | Exception:
         known = input_error(error)
         if known is not None:
             return known
-        row = failed(new_row(), error)
-        return RuntimeError(*row["warnings"]) if row["reason"] == "internal" else refusal(row["reason"])
+        _, reason, codes = explain(error)
+        return RuntimeError(*codes) if reason == Reason.INTERNAL else refusal(reason)
     if "skip_writer" in request:  # then the result is all that was computed, tensors too
         result = {name: value for name, value in result.items() if name == "scores"}
     return file, result

@@ -25,9 +25,8 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.train.bundle import BundleTrainTask
 
-from monai_cxr_vae.data.writers import file_sha256
-from monai_cxr_vae.errors import InputError, MultiFrame
-from monai_cxr_vae.inference.film_chain import failed, new_row
+from monai_cxr_vae.errors import InputError, MultiFrame, Reason, explain
+from monai_cxr_vae.files import file_sha256
 from monai_cxr_vae.startup import input_error
 
 MODEL = "cxr_vae"
@@ -187,8 +186,8 @@ class AnomalyScoring(ScoringMethod):
             request = {"image": datastore.get_image_uri(film), "show": "mask", "skip_writer": "true", "description": ""}
             return self.task(request)[1]["scores"]
         except Exception as error:
-            reason = failed(new_row(), error)["reason"]
-            if reason == "internal":
+            _, reason, _ = explain(error)
+            if reason == Reason.INTERNAL:
                 raise
             logger.warning("a film is left out: %s", reason)
             return {"unreadable": reason}
