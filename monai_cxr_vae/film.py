@@ -18,8 +18,8 @@ from monai_cxr_vae.dicom.derive import malformed_identity
 from monai_cxr_vae.dicom.files import looks_like_dicom, open_dataset, quiet
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.dicom.uids import is_safe_uid
-from monai_cxr_vae.errors import CorruptFile, NoPixels, NotDicom, OwnOutput, explain, parsing
-from monai_cxr_vae.files import Identity, open_file, read_file
+from monai_cxr_vae.errors import CorruptFile, FilmError, NoPixels, NotDicom, OwnOutput, explain, parsing
+from monai_cxr_vae.files import Identity, check_size, open_file, read_file
 
 # Stands near the beginning of every PNG and NIfTI file that this program writes.
 OWN_MARK = b"monai_cxr_vae"
@@ -55,7 +55,7 @@ def read_film(path: str | os.PathLike) -> Film:
     """Read a file, once.
 
     Raises:
-        NotAFile, EmptyFile, TooLarge, ReadFailed, Changed: see :func:`monai_cxr_vae.files.open_file`.
+        NotAFile, EmptyFile, TooLarge, ReadFailed, Changed: see :func:`monai_cxr_vae.files.read_file`.
     """
     return Film(os.fspath(path), *read_file(path))
 
@@ -105,7 +105,11 @@ def look_at(
     try:
         with open_file(path) as file:
             header["identity"] = list(file.identity)
-            _describe(file.stream, header, strict_view, patient)
+            try:
+                check_size(file.identity)
+                _describe(file.stream, header, strict_view, patient)
+            except FilmError as error:
+                refuse(header, error)
             if digest or header["status"] or header["format"] != "dicom":
                 header["input_sha256"] = file.sha256()
     except Exception as error:

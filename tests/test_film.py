@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 
 import nibabel
@@ -66,6 +67,14 @@ def test_a_header_tells_that_there_are_no_pixels(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"\xe0\x7f\x10\x00")])
     assert (look_at(path)["status"], look_at(path)["reason"]) == ("skipped", "no_pixels")
+
+
+@pytest.mark.parametrize("data", [b"", b"notes", b"\x1f\x8b" + bytes(50)])
+def test_what_is_refused_has_its_digest(tmp_path, data):
+    (tmp_path / "f").write_bytes(data)
+    header = look_at(tmp_path / "f")
+    assert header["status"]
+    assert header["input_sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_patient_is_told_only_where_it_is_asked_for(tmp_path):
