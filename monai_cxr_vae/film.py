@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -44,6 +44,11 @@ class Film:
     def sha256(self) -> str:
         """SHA-256 of the bytes, 64 hexadecimal digits."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def header(self) -> Dataset:
+        """What a DICOM file holds before its pixels; raises what :func:`monai_cxr_vae.dicom.files.open_dataset` does."""
+        return open_dataset(self.data, pixels=False)
 
     @property
     def kind(self) -> str:
@@ -107,7 +112,8 @@ def look_at(
             header["identity"] = list(file.identity)
             try:
                 check_size(file.identity)
-                _describe(file.stream, header, strict_view, patient)
+                head = file.stream.read(_HEAD)
+                _describe(head, lambda: open_dataset(file.stream, pixels=False), header, strict_view, patient)
             except FilmError as error:
                 refuse(header, error)
             if digest or header["status"] or header["format"] != "dicom":
@@ -120,7 +126,7 @@ def look_at(
 def header_of(film: Film, *, strict_view: bool = False) -> dict[str, Any]:
     """What :func:`look_at` says of a file, of one that has been read."""
     header = _new_header()
-    _describe(io.BytesIO(film.data), header, strict_view)
+    _describe(film.data[:_HEAD], lambda: film.header, header, strict_view)
     return {**header, "input_sha256": film.sha256, "identity": list(film.identity)}
 
 
@@ -143,12 +149,13 @@ def _new_header() -> dict[str, Any]:
     }
 
 
-def _describe(stream: BinaryIO, header: dict[str, Any], strict_view: bool, patient: bool = False) -> None:
-    head = stream.read(_HEAD)
+def _describe(
+    head: bytes, dataset: Callable[[], Dataset], header: dict[str, Any], strict_view: bool, patient: bool = False
+) -> None:
     try:
         header["format"] = kind_of(head)
         if header["format"] == "dicom":
-            _describe_dicom(open_dataset(stream, pixels=False), header, strict_view, patient)
+            _describe_dicom(dataset(), header, strict_view, patient)
         elif OWN_MARK in (_unpacked(head) if header["format"] == "nifti" else head)[:512]:
             raise OwnOutput("a picture that this program wrote itself")
     except Exception as error:
