@@ -47,7 +47,7 @@ class Film:
 
     @cached_property
     def header(self) -> Dataset:
-        """What a DICOM file holds before its pixels; raises what :func:`monai_cxr_vae.dicom.files.open_dataset` does."""
+        """What a DICOM file holds before its pixels; raises as :func:`monai_cxr_vae.dicom.files.open_dataset` does."""
         return open_dataset(self.data, pixels=False)
 
     @property
