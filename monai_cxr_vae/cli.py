@@ -112,18 +112,15 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
-    import cv2
-    import numpy as np
+    from monai_cxr_vae import read_radiograph
+    from monai_cxr_vae.data.drawn import write_drawn
+    from monai_cxr_vae.model import load_model, weights_file
 
-    from monai_cxr_vae.errors import OutputError
-    from monai_cxr_vae.model import load_model
-
-    films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for i, film in enumerate(films[:, 0].numpy()):
-        file = arguments.output / f"sample_{i:04d}.png"
-        if not cv2.imwrite(str(file), (film * 65535 + 0.5).astype(np.uint16)):
-            raise OutputError(f"{file} cannot be written")
+    model = load_model(arguments.weights)
+    like = None if arguments.like is None else model.preprocess(read_radiograph(arguments.like))
+    keep = 2 if arguments.keep == "film" else 1
+    films = model.sample(arguments.count, arguments.seed, arguments.distribution, like, keep, progress=True)
+    write_drawn(films, arguments.output, arguments.format, weights_file(arguments.weights))
     print(f"{len(films)} films in {arguments.output}")
 
 
@@ -254,11 +251,19 @@ def _parser() -> Parser:
     embed.add_argument("--output", type=Path, metavar="OUT", required=True)
     embed.add_argument("--paths", action="store_true", help="add the films' paths, which may tell who the patient is")
 
-    sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
+    sample = command(_sample, "draw new films from the latent space (256 pixels: --weights hierarchical)")
     sample.add_argument("--output", type=Path, metavar="OUT", required=True)
     sample.add_argument("--count", type=_count, default=16)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--distribution", choices=("fitted", "prior"), default="fitted")
+    sample.add_argument("--format", choices=("png", "dicom"), default="png", help="16-bit PNG, or DICOM of no patient")
+    sample.add_argument("--like", type=Path, metavar="FILM", help="draw films that share the upper levels of this one")
+    sample.add_argument(
+        "--keep",
+        choices=("codes", "film"),
+        default="codes",
+        help="what they share with it: its codes, or the film at a quarter of its size too (default: codes)",
+    )
 
     phantom = command(_phantom, "write procedural chest films, for trying things out", weights=False)
     phantom.add_argument("output", type=Path, metavar="OUT")

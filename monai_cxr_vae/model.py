@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.networks import (
@@ -27,6 +28,7 @@ from monai_cxr_vae.radiograph import Radiograph
 from monai_cxr_vae.transforms import FITS, fit_to_square
 
 FORMAT_VERSION = 1
+_AT_A_TIME = 8  # films that are drawn together
 
 
 class RadiographVAE(AnyVAE):
@@ -124,7 +126,13 @@ class RadiographVAE(AnyVAE):
     @torch.jit.unused
     @torch.no_grad()
     def sample(
-        self, n: int, seed: int = 0, distribution: str = "fitted", like: Tensor | None = None, keep: int = 1
+        self,
+        n: int,
+        seed: int = 0,
+        distribution: str = "fitted",
+        like: Tensor | None = None,
+        keep: int = 1,
+        progress: bool = False,
     ) -> Tensor:
         """Draw new films.
 
@@ -136,6 +144,7 @@ class RadiographVAE(AnyVAE):
                 hold none; or ``"prior"``, N(0, I). A network that learns its prior draws from that.
             like: a film ``(1, 1, S, S)`` whose upper levels the new ones share; for a hierarchical network.
             keep: levels that they share: 1, the codes, or 2, the small film too.
+            progress: show a bar on a terminal while a hierarchical network draws.
 
         Returns:
             ``(n, 1, S, S)`` float32, clamped to [0, 1].
@@ -149,7 +158,12 @@ class RadiographVAE(AnyVAE):
         generator = torch.Generator().manual_seed(seed)
         if isinstance(self, HierarchicalVAE):
             latents = None if like is None else self.encode(like)[0]
-            return self.decode(self.sample_latents(n, generator, latents, keep)).clamp(0, 1)
+            films = []
+            with tqdm(total=n, desc="drawing", unit="film", disable=None if progress else True, leave=False) as bar:
+                for size in [_AT_A_TIME] * (n // _AT_A_TIME) + [n % _AT_A_TIME] * (n % _AT_A_TIME > 0):
+                    films.append(self.decode(self.sample_latents(size, generator, latents, keep)).clamp(0, 1))
+                    bar.update(size)
+            return torch.cat(films)
         if like is not None:
             raise InputError("films can only be drawn like another one from a network of several levels")
         z = self.sample_latents(n, generator)

@@ -138,29 +138,22 @@ class HierarchicalVAE(AnyVAE):
         return _STRIDE * self.codes.decode(codes)
 
     @torch.jit.unused
-    def sample_latents(
-        self, n: int, generator: torch.Generator, like: Tensor | None = None, keep: int = 1, batch_size: int = 8
-    ) -> Tensor:
+    def sample_latents(self, n: int, generator: torch.Generator, like: Tensor | None = None, keep: int = 1) -> Tensor:
         """Draw latents ``(n, latent_size)`` from the learned priors.
 
         Args:
-            n: number of films.
+            n: number of films, all at once; one film's noise after the other's, so two calls continue each other.
             generator: of the noise, on the CPU.
             like: latents of one film, ``(1, latent_size)``; the first ``keep`` levels of it are taken, not drawn.
             keep: 1 for the codes, 2 for the small film too.
-            batch_size: films at a time; it changes nothing but rounding.
         """
-        device, drawn = self.lapping.device, []
-        for start in range(0, n, batch_size):
-            size = min(batch_size, n - start)
-            noise = torch.stack([torch.randn(self.latent_size, generator=generator) for _ in range(size)])
-            codes, film, details = self.split(noise.to(device))
-            given = None if like is None else self.split(like.expand(size, -1))
-            codes = self.code_flow.draw(codes) if given is None else given[0]
-            film = self.film.draw(self.outline(codes), film) if given is None or keep < 2 else given[1]
-            details = self.details.draw(film, details)
-            drawn.append(torch.cat([codes, film.flatten(1), details.flatten(1)], 1))
-        return torch.cat(drawn)
+        noise = torch.stack([torch.randn(self.latent_size, generator=generator) for _ in range(n)])
+        codes, film, details = self.split(noise.to(self.lapping.device))
+        given = None if like is None else self.split(like.expand(n, -1))
+        codes = self.code_flow.draw(codes) if given is None else given[0]
+        film = self.film.draw(self.outline(codes), film) if given is None or keep < 2 else given[1]
+        details = self.details.draw(film, details)
+        return torch.cat([codes, film.flatten(1), details.flatten(1)], 1)
 
     @torch.jit.unused
     def reconstruct_from(self, x: Tensor, levels: int) -> Tensor:
