@@ -106,9 +106,15 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         output_dir=arguments.output,
         weights=arguments.weights,
         metrics_csv=arguments.metrics_csv,
+        samples=arguments.samples,
     )
+    if arguments.samples and arguments.train_dir is None:
+        from monai_cxr_vae.errors import InputError
+
+        raise InputError("samples are measured beside the films of the training too: --train-dir says where they are")
     _run_config(["train.json", "evaluate.json"], "train", settings)
-    print((arguments.output / "evaluation.json").read_text())
+    for name in ("evaluation.json", "samples.json") if arguments.samples else ("evaluation.json",):
+        print((arguments.output / name).read_text())
 
 
 def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -241,6 +247,14 @@ def _parser() -> Parser:
     evaluate.add_argument("--output", type=Path, metavar="OUT", required=True)
     evaluate.add_argument("--train-dir", type=Path, metavar="DIR", help="training films, to fit the baselines on")
     evaluate.add_argument("--metrics-csv", type=Path, metavar="FILE", help="log of the training, for curves.png")
+
+    evaluate.add_argument(
+        "--samples",
+        type=_count,
+        metavar="N",
+        help="measure samples too, N for each of three seeds, beside real films; needs --train-dir and "
+        "pip install 'monai-cxr-vae[samples]'",
+    )
 
     calibrate = command(_calibrate, "write weights whose p-values are told against a site's own normal films")
     calibrate.add_argument("folder", type=Path, metavar="FILMS")

@@ -110,7 +110,7 @@ def fit_vector_flow(latents: Tensor, val_latents: Tensor, epochs: int = 800, see
     Returns:
         The flow in evaluation mode; the standard normal where there are too few vectors for a full covariance.
     """
-    with torch.random.fork_rng():
+    with torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         flow = VectorFlow(latents.shape[1])
         if len(latents) <= latents.shape[1]:
