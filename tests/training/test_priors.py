@@ -41,8 +41,13 @@ def test_a_flow_fits_what_no_gaussian_can():
     assert empty[0] < 0.01
     assert empty[1] < 0.5 * empty[2]
     assert not flow.training
-    same = fit_vector_flow(vectors[:2000], vectors[2000:], epochs=400).state_dict()
-    assert all(torch.equal(same[name], value) for name, value in flow.state_dict().items())
+
+
+def test_the_same_vectors_and_seed_give_the_same_flow():
+    vectors = torch.randn(300, 2, generator=torch.Generator().manual_seed(0)).exp()
+    one, same, other = (fit_vector_flow(vectors, vectors, 150, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(same[name], value) for name, value in one.items())
+    assert not torch.equal(other["last.weight"], one["last.weight"])
 
 
 def test_too_few_vectors_leave_the_standard_normal():
