@@ -109,22 +109,30 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
         weights=arguments.weights,
         metrics_csv=arguments.metrics_csv,
         skip_unreadable=arguments.skip_unreadable,
+        samples=arguments.samples,
     )
+    if arguments.samples and arguments.train_dir is None:
+        from monai_cxr_vae.errors import InputError
+
+        raise InputError("samples are measured beside the films of the training too: --train-dir says where they are")
     _run_config(["train.json", "evaluate.json"], "train", settings)
-    print((arguments.output / "evaluation.json").read_text())
+    for name in ("evaluation.json", "samples.json") if arguments.samples else ("evaluation.json",):
+        print((arguments.output / name).read_text())
 
 
 def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
-    import cv2
-    import numpy as np
+    from monai_cxr_vae.data import FilmDataset, film_transforms
+    from monai_cxr_vae.data.drawn import write_drawn
+    from monai_cxr_vae.model import load_model, weights_file
 
-    from monai_cxr_vae.files import write_whole
-    from monai_cxr_vae.model import load_model
-
-    films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
-    for i, film in enumerate(films[:, 0].numpy()):
-        png = cv2.imencode(".png", (film * 65535 + 0.5).astype(np.uint16))[1].tobytes()
-        write_whole(arguments.output / f"sample_{i:04d}.png", png)
+    model = load_model(arguments.weights)
+    like = None
+    if arguments.like is not None:
+        transform = film_transforms(model.image_size, model.fit)
+        like = FilmDataset([{"image": str(arguments.like)}], transform).images()
+    keep = 2 if arguments.keep == "film" else 1
+    films = model.sample(arguments.count, arguments.seed, arguments.distribution, like, keep, progress=True)
+    write_drawn(films, arguments.output, arguments.format, weights_file(arguments.weights))
     print(f"{len(films)} films in {arguments.output}")
 
 
@@ -254,6 +262,14 @@ def _parser() -> Parser:
     evaluate.add_argument("--train-dir", type=Path, metavar="DIR", help="training films, to fit the baselines on")
     evaluate.add_argument("--metrics-csv", type=Path, metavar="FILE", help="log of the training, for curves.png")
 
+    evaluate.add_argument(
+        "--samples",
+        type=_count,
+        metavar="N",
+        help="measure samples too, N for each of three seeds, beside real films; needs --train-dir and "
+        "pip install 'monai-cxr-vae[samples]'",
+    )
+
     calibrate = command(_calibrate, "write weights whose p-values are told against a site's own normal films")
     calibrate.add_argument("folder", type=Path, metavar="FILMS")
     calibrate.add_argument("--output", type=Path, metavar="FILE", required=True, help="the new weights file")
@@ -277,11 +293,19 @@ def _parser() -> Parser:
     for reading in (calibrate, embed):
         reading.add_argument("--bits", type=int, choices=(8, 10, 12, 14, 16), help="depth of 16-bit PNG films")
 
-    sample = command(_sample, "draw new films from the latent space as 16-bit PNG")
+    sample = command(_sample, "draw new films from the latent space (256 pixels: --weights hierarchical)")
     sample.add_argument("--output", type=Path, metavar="OUT", required=True)
     sample.add_argument("--count", type=_count, default=16)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--distribution", choices=("fitted", "prior"), default="fitted")
+    sample.add_argument("--format", choices=("png", "dicom"), default="png", help="16-bit PNG, or DICOM of no patient")
+    sample.add_argument("--like", type=Path, metavar="FILM", help="draw films that share the upper levels of this one")
+    sample.add_argument(
+        "--keep",
+        choices=("codes", "film"),
+        default="codes",
+        help="what they share with it: its codes, or the film at a quarter of its size too (default: codes)",
+    )
 
     phantom = command(_phantom, "write procedural chest films, for trying things out", weights=False)
     phantom.add_argument("output", type=Path, metavar="OUT")

@@ -63,6 +63,7 @@ KNOBS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "cache_dir": PATH,
     "weights": PATH,
     "metrics_csv": PATH,
+    "samples": COUNT,
     "val_fraction": (lambda v: _number(v) and 0 < v < 1, "a number between 0 and 1"),
     "device": (lambda v: isinstance(v, str) and _available(v), "cpu, or cuda on a machine that has it"),
     "bits": (lambda v: v in (8, 10, 12, 14, 16), "8, 10, 12, 14 or 16"),
