@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation.metrics import Bootstrap, multiscale_structural_similarity
+from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.losses import flow_bound_weight, flow_loss
 from monai_cxr_vae.metrics import peak_signal_to_noise_ratio, structural_similarity
 from monai_cxr_vae.networks import HierarchicalVAE
@@ -88,7 +89,7 @@ def evaluate_levels(
     }
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_whole(output_dir / "evaluation.json", f"{json.dumps(result, indent=1)}\n".encode())
     return result
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation.metrics import multiscale_structural_similarity
+from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.model import RadiographVAE, load_model
 from monai_cxr_vae.networks import HierarchicalVAE
 
@@ -77,7 +78,7 @@ def evaluate_samples(
     }
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "samples.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_whole(output_dir / "samples.json", f"{json.dumps(result, indent=1)}\n".encode())
     return result
 
 
