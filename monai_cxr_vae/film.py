@@ -13,7 +13,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae.dicom.attributes import is_colour
-from monai_cxr_vae.dicom.decode import pixel_format
+from monai_cxr_vae.dicom.decode import check_syntax, pixel_format
 from monai_cxr_vae.dicom.derive import malformed_identity
 from monai_cxr_vae.dicom.files import looks_like_dicom, open_dataset, quiet
 from monai_cxr_vae.dicom.select import check_film
@@ -174,7 +174,7 @@ def _describe_dicom(dataset: Dataset, header: dict[str, Any], strict_view: bool,
         header["warnings"] = [*warnings, *malformed_identity(dataset)]
         if dataset.ends_without_pixels:
             raise NoPixels("there are no pixels in the file")
-        pixel_format(dataset)
+        check_syntax(pixel_format(dataset))
         if is_colour(dataset):
             header["colour"] = True
 

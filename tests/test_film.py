@@ -70,6 +70,14 @@ def test_a_header_tells_that_there_are_no_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"notes", b"\x1f\x8b" + bytes(50)])
+def test_a_header_tells_that_the_transfer_syntax_is_not_read(tmp_path):
+    path = write_film(tmp_path / "film", 1)
+    known, other = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"
+    assert path.read_bytes().count(known) == 1
+    path.write_bytes(path.read_bytes().replace(known, other))
+    assert (look_at(path)["status"], look_at(path)["reason"]) == ("failed", "unsupported_syntax")
+
+
 def test_what_is_refused_has_its_digest(tmp_path, data):
     (tmp_path / "f").write_bytes(data)
     header = look_at(tmp_path / "f")
