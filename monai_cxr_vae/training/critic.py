@@ -100,7 +100,7 @@ class SpoilFilms:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["image"] if self.augmentation is None else self.augmentation(batch["image"])
         films, kinds, where = [], [], []
-        for film in images[:, 0].numpy():
+        for i, film in enumerate(images[:, 0].numpy()):
             rng = np.random.default_rng(self._seed(film))
             share, changed, kind = rng.random(), np.zeros(film.shape, bool), NORMAL
             if self.augmentation is not None:
@@ -108,7 +108,9 @@ class SpoilFilms:
             if share < self.shares[0]:
                 film, kind = add_fault(film, rng, self.faults), FAULTY
             elif share < sum(self.shares):
-                film, changed = add_findings(film, rng, self.findings)
+                # A piece of another film depends on more than the film.
+                other = images[i - 1, 0].numpy() if self.seed is None else None
+                film, changed = add_findings(film, rng, self.findings, other)
                 kind = DISEASED
             films.append(torch.from_numpy(film))
             kinds.append(kind)
