@@ -117,8 +117,8 @@ def hila(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     for side in (-1, 1) if rng.random() < 0.5 else (rng.choice([-1, 1]),):
         for _ in range(rng.integers(1, 4)):
             y, x = rng.normal(0.43, 0.04), 0.5 + side * rng.uniform(0.09, 0.17)
-            size = rng.uniform(0.025, 0.06, 2)
-            cover = np.maximum(cover, _ellipse(film.shape, y, x, *size, rng.uniform(0, np.pi), rng))
+            ry, rx = rng.uniform(0.025, 0.06, 2)
+            cover = np.maximum(cover, _ellipse(film.shape, y, x, ry, rx, rng.uniform(0, np.pi), rng))
     return _densify(film, cover * rng.uniform(0.25, 0.75), rng.uniform(0.0, 0.5))
 
 
