@@ -145,7 +145,9 @@ class RadiographVAE(AnyVAE):
 def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Make room for a state dict's scorer, whose size is that of the films that it was fitted on."""
     start = f"{prefix}scorer."
-    own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    own = {name.removeprefix(start): state.pop(name) for name in list(state) if name.startswith(start)}
+    own = Scorer.of_today(own)
+    state.update({start + name: value for name, value in own.items()})
     scorer = Scorer.shaped_like(own).to(model.sigma.device).train(model.training) if own else None
     if scorer is None or model.scorer is None or _shapes(scorer) != _shapes(model.scorer):
         model.scorer = scorer  # one that fits stays: an optimiser may hold its parameters

@@ -47,6 +47,7 @@ COLUMNS = (
     "anomaly",
     "anomaly_p",
     "anomaly_part",
+    "technique",
 )
 # Present in a row only when it says something.
 OPTIONAL = frozenset(COLUMNS[COLUMNS.index("replaces") :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Sequence
 
@@ -17,8 +18,8 @@ from monai_cxr_vae.data.readers import RadiographReader
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
 from monai_cxr_vae.networks.critic import Critic
-from monai_cxr_vae.networks.scorer import DETAIL, FEATURES, Aspects, Scorer, distance
-from monai_cxr_vae.scoring.score import examine, is_fitted
+from monai_cxr_vae.networks.scorer import DETAIL, Aspects, Scorer, distance
+from monai_cxr_vae.scoring.score import examine
 from monai_cxr_vae.transforms import FitToSquared
 
 FOLDS = 5
@@ -67,13 +68,14 @@ def fit_scorer(
     if critic is not None and scorer.critic is not None:
         scorer.critic.load_state_dict(critic.state_dict())
     look = _examine_all(model, scorer, films)
-    scorer.variance.copy_(_place_variance(look))
-    for name in ("latent", *FEATURES):
+    if critic is None:
+        scorer.variance.copy_(_place_variance(look))
+    for name in scorer.distances:
         mean, precision = _normal_distribution(getattr(look, name))
         getattr(scorer, f"{name}_mean").copy_(mean)
         getattr(scorer, f"{name}_precision").copy_(precision)
     measures = scorer.measure(look)
-    for name in ("latent", *FEATURES):
+    for name in scorer.distances:
         measures[:, scorer.aspects.index(name)] = _cross_fitted(getattr(look, name))
     scorer.centre.copy_(measures.mean(0))
     scorer.spread.copy_(measures.std(0).clamp(min=1e-6))
@@ -101,17 +103,17 @@ def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
         InputError: the model has no fitted scorer, or there are no films.
     """
     scorer = model.scorer
-    if scorer is None or not is_fitted(model):
+    if scorer is None or not scorer.knows_normal_films:
         raise InputError("these weights have no scores to calibrate; a finished training run fits them")
     if not len(films):
         raise InputError("a calibration needs films")
     look = _examine_all(model, scorer, films)
     quality, anomaly = scorer.scores(scorer.standardised(look))
     scorer.quality_calibration, scorer.anomaly_calibration = quality.sort().values, anomaly.sort().values
-    highest = scorer.raw_heat(look).amax((2, 3))
-    limits = torch.quantile(highest, _HEAT_QUANTILE, dim=0).clamp(min=1e-6)
-    # Two kinds of heat with a limit each would be exceeded by more films than one.
-    scorer.heat_limits.copy_(limits * torch.quantile((highest / limits).amax(1), _HEAT_QUANTILE))
+    scorer.technique_calibration = scorer.technique(look)
+    highest = scorer.raw_heat(look).amax((1, 2, 3))
+    scorer.heat_limit.copy_(torch.quantile(highest, _HEAT_QUANTILE).clamp(min=1e-6))
+    model.settings["calibration"] = {"films": len(films), "date": datetime.date.today().isoformat()}
 
 
 def _examine_all(model: RadiographVAE, scorer: Scorer, films: FilmDataset) -> Aspects:
