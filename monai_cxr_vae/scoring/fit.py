@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.transforms import Compose, LoadImaged
+from scipy import stats
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
@@ -26,6 +28,8 @@ FOLDS = 5
 FEWEST_FILMS = 2 * FOLDS
 # Scores need no more films than this to be standardised, and every film must be read at twice the network's size.
 MOST_FILMS = 3000
+# With fewer films in a calibration, the rate of alarms is hardly known.
+FEW_FILMS = 50
 # One normal film in ten has a place hotter than the middle of the scale.
 _HEAT_QUANTILE = 0.9
 
@@ -114,6 +118,23 @@ def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
     highest = scorer.raw_heat(look).amax((1, 2, 3))
     scorer.heat_limit.copy_(torch.quantile(highest, _HEAT_QUANTILE).clamp(min=1e-6))
     model.settings["calibration"] = {"films": len(films), "date": datetime.date.today().isoformat()}
+
+
+def expected_alarms(films: int, of: int = 100, level: float = 0.05) -> tuple[int, int]:
+    """How many of so many new normal films will have a p-value below ``level``: the range that holds in 19 of 20 cases.
+
+    With n calibration films, of which k may be exceeded for such a p-value, the number has the law BetaBinomial(of, k,
+    n + 1 - k): which rate a site gets depends on the films that it happened to calibrate with.
+
+    Args:
+        films: n, at least 1.
+        of: number of new films, exchangeable with those of the calibration.
+        level: of the p-value, in (0, 1).
+    """
+    # Of very few films none but those beyond the whole calibration have such a p-value, and not all of those.
+    k = max(1, math.ceil(level * (films + 1)) - 1)
+    low, high = stats.betabinom.ppf((0.025, 0.975), of, k, films + 1 - k)
+    return int(low), int(high)
 
 
 def _examine_all(model: RadiographVAE, scorer: Scorer, films: FilmDataset) -> Aspects:

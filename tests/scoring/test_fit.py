@@ -20,8 +20,8 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
 from monai_cxr_vae.networks import Scorer
 from monai_cxr_vae.networks.scorer import FEATURES
-from monai_cxr_vae.scoring import calibrate, detail_films, fit, fit_scorer, score
-from monai_cxr_vae.scoring.score import examine
+from monai_cxr_vae.scoring import calibrate, detail_films, expected_alarms, fit, fit_scorer, score
+from monai_cxr_vae.scoring.score import examine, p_value
 from tests.scoring.conftest import CALIBRATION, FITTED, as_scored
 
 Films = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -142,6 +142,19 @@ def test_too_few_films_are_refused(plain: RadiographVAE, phantoms: list[Path], t
     fit_scorer(model, ten, nine)
     told, _ = score(model, *as_scored(nine))
     assert {row.quality_p * 10 % 1 for row in told} == {0}
+
+
+@pytest.mark.parametrize("films", [5, 18, 19, 20, 50, 250])
+def test_the_range_of_alarms_is_met_by_19_of_20_calibrations(films: int):
+    """Simulated with scores of one distribution, through the p-values themselves."""
+    rng, rounds = np.random.default_rng(films), 4000
+    scores = torch.from_numpy(rng.standard_normal((rounds, films + 100)))
+    alarms = np.array([int((p_value(row[films:], row[:films]) < 0.05).sum()) for row in scores])
+    low, high = expected_alarms(films)
+    assert (alarms <= high).mean() > 0.97
+    if films >= 19:  # of fewer, only some of the films beyond the whole calibration have such a p-value
+        inside = (low <= alarms) & (alarms <= high)
+        assert 0.94 < inside.mean() < 0.995  # the law is discrete
 
 
 def test_weights_without_scores_cannot_be_calibrated(plain: RadiographVAE, datasets: Datasets):
