@@ -140,7 +140,7 @@ def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
     from monai_cxr_vae.data import datalist
     from monai_cxr_vae.errors import InputError
     from monai_cxr_vae.model import load_model, save_model
-    from monai_cxr_vae.scoring import calibrate, detail_films
+    from monai_cxr_vae.scoring import FEW_FILMS, calibrate, detail_films, expected_alarms
 
     if arguments.output.is_dir():
         raise InputError(f"{arguments.output} is a folder; name a file")
@@ -149,7 +149,33 @@ def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
     films = detail_films(model, datalist(arguments.folder), None, *unreadable, bits=arguments.bits)
     calibrate(model, films)
     save_model(model, arguments.output)
-    print(f"{arguments.output}: {len(films)} films, so the smallest p-value is 1/{len(films) + 1}")
+    n = len(films)
+    low, high = expected_alarms(n)
+    print(f"{arguments.output}: {n} films, so the smallest p-value that is a rate is 1/{n + 1}")
+    print(f"of the next 100 normal films like these, {low} to {high} will have p < 0.05 (in 19 of 20 calibrations)")
+    if n < FEW_FILMS:
+        print(
+            f"warning: {n} films are few; with {FEW_FILMS} or more the rate of alarms is better known", file=sys.stderr
+        )
+
+
+def _drift(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from monai_cxr_vae.evaluation import drift
+    from monai_cxr_vae.model import weights_file
+
+    found = drift(arguments.output, weights_file(arguments.weights), arguments.block, arguments.alarm_rate)
+    for block in found["blocks"]:
+        told = f"films {block['first']} to {block['last']}: p {block['p']:.2g}"
+        if block["alarm"]:
+            told += f", ALARM: {', '.join(block['changed'])}"
+        if block["new"]:
+            told += f"; first seen: {', '.join(block['new'])}"
+        print(told)
+    alarms, count = sum(block["alarm"] for block in found["blocks"]), len(found["blocks"])
+    print(
+        f"{alarms} of {count} blocks alarm; of blocks of films like those of the calibration ({found['calibration']}), "
+        f"{100 * arguments.alarm_rate:g}% do. Picture: {arguments.output / 'drift.png'}"
+    )
 
 
 def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -167,6 +193,7 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     files = write_phantoms(arguments.output, arguments.count, seed=arguments.seed, format=arguments.format)
     print(f"{len(files)} files in {arguments.output}")
+    print("They are no films of people: the shipped scores, told for real films of adults, do not hold for them.")
 
 
 def _run_config(names: list[str], workflow_type: str, settings: dict[str, Any]) -> None:
@@ -274,6 +301,19 @@ def _parser() -> Parser:
     calibrate.add_argument("folder", type=Path, metavar="FILMS")
     calibrate.add_argument("--output", type=Path, metavar="FILE", required=True, help="the new weights file")
 
+    text = "compare the films of a scored folder, block by block in their order, with those of the calibration"
+    drift = command(_drift, text)
+    drift.add_argument(
+        "output", type=Path, metavar="OUT", help="output of `cxr-vae score`; drift.json and drift.png go there"
+    )
+    drift.add_argument("--block", type=_count, default=100, help="films of a block (default: 100)")
+    drift.add_argument(
+        "--alarm-rate",
+        type=_share,
+        default=0.01,
+        help="share of blocks that alarm where nothing has changed (default: 0.01)",
+    )
+
     embed = command(_embed, "write the latents of a folder of films (npz and csv)")
     embed.add_argument("folder", type=Path, metavar="IN")
     embed.add_argument("--output", type=Path, metavar="OUT", required=True)
@@ -317,6 +357,16 @@ def _parser() -> Parser:
 
 def _count(text: str) -> int:
     return _whole_number(text, 1)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text!r}")
+    return value
 
 
 def _natural(text: str) -> int:

@@ -222,11 +222,13 @@ def _check_arguments(preset: str, arguments: Mapping[str, Any]) -> None:
 def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Make room for a state dict's scorer, whose size is that of the films that it was fitted on."""
     start = f"{prefix}scorer."
-    own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    own = {name.removeprefix(start): state.pop(name) for name in list(state) if name.startswith(start)}
     try:
+        own = Scorer.of_today(own)
         scorer = Scorer.shaped_like(own).to(model.sigma.device).train(model.training) if own else None
     except (KeyError, TypeError) as error:  # a name is missing, or what stands there has no length
         raise InputError("the scorer of these weights is damaged") from error
+    state.update({start + name: value for name, value in own.items()})
     if scorer is None or model.scorer is None or _shapes(scorer) != _shapes(model.scorer):
         model.scorer = scorer  # one that fits stays: an optimiser may hold its parameters
 

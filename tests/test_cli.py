@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import hashlib
 import json
 import os
@@ -182,6 +183,30 @@ def test_score_writes_heat_maps_reports_and_a_page(tmp_path: Path, scoring_weigh
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('"strip": "') == 4
     assert str(tmp_path) not in page
+
+
+@pytest.mark.parametrize(("count", "range_", "warned"), [(20, "0 to 18", True), (50, "0 to 12", False)])
+def test_calibrate_tells_what_so_many_films_can_tell(
+    count: int,
+    range_: str,
+    warned: bool,
+    tmp_path: Path,
+    scoring_weights: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_phantoms(tmp_path / "films", count, format="png", size=48)
+    output = tmp_path / "own.pt"
+    words = [str(tmp_path / "films"), "--weights", str(scoring_weights), "--output", str(output)]
+    assert main(["calibrate", *words]) == 0
+    said = capsys.readouterr()
+    assert f"{count} films" in said.out
+    assert f"of the next 100 normal films like these, {range_} will have p < 0.05" in said.out
+    assert ("warning" in said.err) == warned
+    told = load_model(output).settings["calibration"]
+    assert told["films"] == count
+    assert abs((datetime.date.today() - datetime.date.fromisoformat(told["date"])).days) <= 1
 
 
 @pytest.mark.parametrize(
