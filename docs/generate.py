@@ -8,7 +8,7 @@ from typing import Any
 
 from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from monai_cxr_vae.paths import bundle_root
-from monai_cxr_vae.startup import KNOBS
+from monai_cxr_vae.settings import KNOBS
 
 HERE = Path(__file__).parent
 NOTE = "Written by `python docs/generate.py` from the tables in the code; do not edit.\n"
