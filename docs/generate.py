@@ -69,8 +69,8 @@ def settings_page() -> str:
         NOTE,
         "Each is an option of the commands of its config, `--max_epochs 50`, and in Python an argument of MONAI's "
         "`ConfigWorkflow` and `monai.bundle.run`; `cxr-vae train --help` lists them too. A mistyped name or a value "
-        "that cannot be gets one line. `null` is `None` on the command line. *Computed* defaults are explained. A value that "
-        "begins with `$` is a Python expression that MONAI evaluates, except in paths given to `cxr-vae`. "
+        "that cannot be gets one line. `null` is `None` on the command line. *Computed* defaults are explained. A value"
+        " that begins with `$` is a Python expression that MONAI evaluates, except in paths given to `cxr-vae`. "
         "`--config_file` takes several files, the later ones on top.",
     ]
     for file, use in CONFIGS.items():
