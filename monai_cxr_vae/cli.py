@@ -8,12 +8,30 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.settings import (
+    COUNT,
+    NATURAL,
+    PATH,
+    SETTINGS,
+    SWITCH,
+    check_value,
+    input_error,
+    is_plain,
+    read_setting,
+    read_word,
+    settings_of,
+    unknown_setting,
+)
 from monai_cxr_vae.version import __version__
+
+# Further names of settings, beside their own.
+SHORT = {"output_dir": "output", "num_workers": "workers", "train_dataset_dir": "train_dir"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,20 +47,15 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("monai_cxr_vae").setLevel(logging.INFO)
     for chatty in ("monai", "ignite"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
-    arguments, rest = _parser().parse_known_args(words)
-    if rest and arguments.command is not _train:
-        print(f"error: unknown argument {rest[0]}", file=sys.stderr)
-        return 1
+    arguments, rest = _parser().parse_known_args(_in_our_spelling(sys.argv[1:] if words is None else words))
     try:
-        return arguments.command(arguments, rest) or 0
+        return arguments.command(arguments, _given(arguments, rest)) or 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever reads what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        from monai_cxr_vae.startup import input_error
-
         cause: object = input_error(error)
         if cause is None and isinstance(error, OSError) and error.filename is not None:
             cause = f"{error.filename}: {error.strerror}"
@@ -52,47 +65,73 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from monai_cxr_vae.startup import KNOBS, PATH, flags
-
-    folder = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
-    paths = [name for name, check in KNOBS.items() if check is PATH]
-    settings = flags(rest, paths) | _given(dataset_dir=folder, output_dir=arguments.output, weights=arguments.weights)
-    _run_config(["train.json"], "train", settings)
-
-
-def _reconstruct(arguments: argparse.Namespace, rest: list[str]) -> None:
-    # The spatial preset makes the better picture; what is written beside it needs scores, which it does not give.
-    if arguments.objects == ["sc"] and (Path(bundle_root()) / "models" / "spatial.pt").is_file():
-        arguments.weights = arguments.weights or Path("spatial")
-    _run_folder(arguments)
-
-
-def _score(arguments: argparse.Namespace, rest: list[str]) -> None:
-    _run_folder(arguments, scores=True, report=True)
+def _parser() -> Parser:
+    parser = Parser(prog="cxr-vae", description="Variational autoencoder for chest radiographs. Not for diagnosis.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_reconstruct(commands)
+    _add_score(commands)
+    _add_scan(commands)
+    _add_evaluate(commands)
+    _add_calibrate(commands)
+    _add_drift(commands)
+    _add_embed(commands)
+    _add_sample(commands)
+    _add_phantom(commands)
+    return parser
 
 
-def _run_folder(arguments: argparse.Namespace, **switches: bool) -> None:
-    settings = switches | _given(
-        dataset_dir=arguments.folder,
-        output_dir=arguments.output,
-        weights=arguments.weights,
-        objects=arguments.objects,
-        bits_stored=arguments.bits_stored,
-        num_workers=arguments.workers,
-        timeout=arguments.timeout,
-    )
-    for switch in ("force", "retry_failed", "strict_view", "manifest_paths"):
-        if getattr(arguments, switch):
-            settings[switch] = True
-    _run_config(["inference.json"], "infer", settings)
+def _add_train(commands: Any) -> None:
+    text = "train on a folder of films (default: built-in phantom films)"
+    sub = _command(commands, "train", _train, text, "[FILMS] [--output OUT]")
+    sub.add_argument("folder", type=Path, nargs="?", metavar="FILMS")
+    text = "a config on top of train.json: critic trains a critic, prior a level's prior of a hierarchical network"
+    sub.add_argument("--config", choices=("critic", "prior"), help=text)
+    _take_config(sub, {"left_out": [], "level": "film"} | settings_of(_files("train")))
 
 
-def _scan(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _train(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    films = {} if arguments.folder is None else {"dataset_dir": arguments.folder}
+    _run_config(_files(*filter(None, ("train", arguments.config))), "train", settings | films)
+
+
+def _add_reconstruct(commands: Any) -> None:
+    text = "reconstruct every film of a folder; DICOM in, derived DICOM out"
+    _add_folder_command(commands, "reconstruct", text, scores=False)
+
+
+def _add_score(commands: Any) -> None:
+    text = "tell of every film of a folder whether it is fit for use and how unusual it is; report.html shows them"
+    _add_folder_command(commands, "score", text, scores=True, report=True, objects=["overlay", "sr"])
+
+
+def _add_folder_command(commands: Any, name: str, text: str, **settings: Any) -> None:
+    """A name for ``monai.bundle run inference`` with these settings."""
+    sub = _command(commands, name, _run_folder, text, "IN --output OUT")
+    sub.set_defaults(preset_settings=settings)
+    sub.add_argument("folder", type=Path, metavar="IN")
+    _take_config(sub, settings_of(_files("inference")) | settings, folder_given=True)
+
+
+def _run_folder(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    settings = arguments.preset_settings | settings | {"dataset_dir": arguments.folder}
+    _run_config(_files("inference"), "infer", settings)
+
+
+def _add_scan(commands: Any) -> None:
+    text = "tell from the headers what a run over a folder would do with each file, and why"
+    sub = _command(commands, "scan", _scan, text)
+    sub.add_argument("folder", type=Path, metavar="IN")
+    defaults = settings_of(_files("inference"))
+    _take_settings(sub, {name: defaults[name] for name in ("strict_view", "num_workers", "timeout", "memory_limit")})
+
+
+def _scan(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     from monai_cxr_vae.inference import FolderOptions, scan
 
     counts: Counter[str] = Counter()
-    for row in scan(arguments.folder, FolderOptions(strict_view=arguments.strict_view, progress=sys.stderr.isatty())):
+    for row in scan(arguments.folder, FolderOptions(**settings, progress=sys.stderr.isatty())):
         what = f"{row['status']} {row['reason'] or ''}".strip()
         counts[what] += 1
         # A line per file, whatever stands in its name.
@@ -101,44 +140,31 @@ def _scan(arguments: argparse.Namespace, rest: list[str]) -> None:
     print(", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "no files", file=sys.stderr)
 
 
-def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> None:
-    settings = _given(
-        dataset_dir=arguments.folder,
-        train_dataset_dir=arguments.train_dir,
-        output_dir=arguments.output,
-        weights=arguments.weights,
-        metrics_csv=arguments.metrics_csv,
-        skip_unreadable=arguments.skip_unreadable,
-        samples=arguments.samples,
-    )
-    if arguments.samples and arguments.train_dir is None:
-        from monai_cxr_vae.errors import InputError
+def _add_evaluate(commands: Any) -> None:
+    text = "measure reconstruction on a folder of films, beside simple baselines"
+    sub = _command(commands, "evaluate", _evaluate, text, "DIR --output OUT")
+    sub.add_argument("folder", type=Path, metavar="DIR")
+    _take_config(sub, settings_of(_files("train", "evaluate")), folder_given=True)
 
+
+def _evaluate(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    if settings.get("samples") and settings.get("train_dataset_dir") is None:
         raise InputError("samples are measured beside the films of the training too: --train-dir says where they are")
-    _run_config(["train.json", "evaluate.json"], "train", settings)
-    for name in ("evaluation.json", "samples.json") if arguments.samples else ("evaluation.json",):
-        print((arguments.output / name).read_text())
+    _run_config(_files("train", "evaluate"), "train", settings | {"dataset_dir": arguments.folder})
+    for name in ("evaluation.json", "samples.json") if settings.get("samples") else ("evaluation.json",):
+        print((settings["output_dir"] / name).read_text())
 
 
-def _sample(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from monai_cxr_vae.data import FilmDataset, film_transforms
-    from monai_cxr_vae.data.drawn import write_drawn
-    from monai_cxr_vae.model import load_model, weights_file
-
-    model = load_model(arguments.weights)
-    like = None
-    if arguments.like is not None:
-        transform = film_transforms(model.image_size, model.fit)
-        like = FilmDataset([{"image": str(arguments.like)}], transform).images()
-    keep = 2 if arguments.keep == "film" else 1
-    films = model.sample(arguments.count, arguments.seed, arguments.distribution, like, keep, progress=True)
-    write_drawn(films, arguments.output, arguments.format, weights_file(arguments.weights))
-    print(f"{len(films)} films in {arguments.output}")
+def _add_calibrate(commands: Any) -> None:
+    text = "write weights whose p-values are told against a site's own normal films"
+    sub = _command(commands, "calibrate", _calibrate, text)
+    sub.add_argument("folder", type=Path, metavar="FILMS")
+    sub.add_argument("--output", type=Path, metavar="FILE", required=True, help="the new weights file")
+    _take_settings(sub, {"weights": None, "skip_unreadable": False, "bits": None})
 
 
-def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _calibrate(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     from monai_cxr_vae.data import datalist
-    from monai_cxr_vae.errors import InputError
     from monai_cxr_vae.model import load_model, save_model
     from monai_cxr_vae.scoring import FEW_FILMS, calibrate, detail_films, expected_alarms
 
@@ -159,7 +185,23 @@ def _calibrate(arguments: argparse.Namespace, rest: list[str]) -> None:
         )
 
 
-def _drift(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _add_drift(commands: Any) -> None:
+    text = "compare the films of a scored folder, block by block in their order, with those of the calibration"
+    sub = _command(commands, "drift", _drift, text)
+    sub.add_argument(
+        "output", type=Path, metavar="OUT", help="output of `cxr-vae score`; drift.json and drift.png go there"
+    )
+    sub.add_argument("--block", type=_count, default=100, help="films of a block (default: 100)")
+    sub.add_argument(
+        "--alarm_rate",
+        type=_share,
+        default=0.01,
+        help="share of blocks that alarm where nothing has changed (default: 0.01)",
+    )
+    _take_settings(sub, {"weights": None})
+
+
+def _drift(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     from monai_cxr_vae.evaluation import drift
     from monai_cxr_vae.model import weights_file
 
@@ -178,7 +220,15 @@ def _drift(arguments: argparse.Namespace, rest: list[str]) -> None:
     )
 
 
-def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _add_embed(commands: Any) -> None:
+    sub = _command(commands, "embed", _embed, "write the latents of a folder of films (npz and csv)")
+    sub.add_argument("folder", type=Path, metavar="IN")
+    sub.add_argument("--output", type=Path, metavar="OUT", required=True)
+    sub.add_argument("--paths", action="store_true", help="add the films' paths, which may tell who the patient is")
+    _take_settings(sub, {"weights": None, "skip_unreadable": False, "bits": None})
+
+
+def _embed(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     from monai_cxr_vae.inference.embed import embed
     from monai_cxr_vae.model import load_model
 
@@ -188,7 +238,48 @@ def _embed(arguments: argparse.Namespace, rest: list[str]) -> None:
     print(f"latents of {count} films in {arguments.output}")
 
 
-def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _add_sample(commands: Any) -> None:
+    text = "draw new films from the latent space (256 pixels: --weights hierarchical)"
+    sub = _command(commands, "sample", _sample, text)
+    sub.add_argument("--output", type=Path, metavar="OUT", required=True)
+    sub.add_argument("--count", type=_count, default=16)
+    sub.add_argument("--distribution", choices=("fitted", "prior"), default="fitted")
+    sub.add_argument("--format", choices=("png", "dicom"), default="png", help="16-bit PNG, or DICOM of no patient")
+    sub.add_argument("--like", type=Path, metavar="FILM", help="draw films that share the upper levels of this one")
+    sub.add_argument(
+        "--keep",
+        choices=("codes", "film"),
+        default="codes",
+        help="what they share with it: its codes, or the film at a quarter of its size too (default: codes)",
+    )
+    _take_settings(sub, {"weights": None, "seed": 0})
+
+
+def _sample(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from monai_cxr_vae.data import FilmDataset, film_transforms
+    from monai_cxr_vae.data.drawn import write_drawn
+    from monai_cxr_vae.model import load_model, weights_file
+
+    model = load_model(arguments.weights)
+    like = None
+    if arguments.like is not None:
+        transform = film_transforms(model.image_size, model.fit)
+        like = FilmDataset([{"image": str(arguments.like)}], transform).images()
+    keep = 2 if arguments.keep == "film" else 1
+    films = model.sample(arguments.count, arguments.seed, arguments.distribution, like, keep, progress=True)
+    write_drawn(films, arguments.output, arguments.format, weights_file(arguments.weights))
+    print(f"{len(films)} films in {arguments.output}")
+
+
+def _add_phantom(commands: Any) -> None:
+    sub = _command(commands, "phantom", _phantom, "write procedural chest films, for trying things out")
+    sub.add_argument("output", type=Path, metavar="OUT")
+    sub.add_argument("--count", type=_count, default=20)
+    sub.add_argument("--format", choices=("dicom", "png", "both"), default="dicom")
+    _take_settings(sub, {"seed": 0})
+
+
+def _phantom(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     from monai_cxr_vae.data.phantom import write_phantoms
 
     files = write_phantoms(arguments.output, arguments.count, seed=arguments.seed, format=arguments.format)
@@ -196,167 +287,120 @@ def _phantom(arguments: argparse.Namespace, rest: list[str]) -> None:
     print("They are no films of people: the shipped scores, told for real films of adults, do not hold for them.")
 
 
-def _run_config(names: list[str], workflow_type: str, settings: dict[str, Any]) -> None:
+def _command(
+    commands: Any, name: str, function: Callable[..., int | None], text: str, usage: str | None = None
+) -> argparse.ArgumentParser:
+    """A command without settings. ``usage``: its own arguments, where the settings are too many for the line."""
+    usage = usage and f"cxr-vae {name} {usage} [--SETTING VALUE ...]"
+    sub = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+    sub.set_defaults(command=function, takes=(), defaults=None)
+    return sub
+
+
+def _take_config(sub: argparse.ArgumentParser, defaults: dict[str, Any], folder_given: bool = False) -> None:
+    """Make the settings of a config options of a command; its first step checks them.
+
+    ``folder_given``: the films are an argument of the command, and where results go must be said.
+    """
+    names = [name for name in defaults if not (folder_given and name == "dataset_dir")]
+    _add_settings(sub, {name: defaults[name] for name in names}, ["output_dir"] if folder_given else [])
+
+
+def _take_settings(sub: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+    """Make settings options of a command that runs no config: it finds them, checked, among its arguments."""
+    _add_settings(sub, defaults)
+    sub.set_defaults(defaults=defaults)
+
+
+def _add_settings(sub: argparse.ArgumentParser, defaults: dict[str, Any], required: Collection[str] = ()) -> None:
+    group = sub.add_argument_group("settings")
+    for name, default in defaults.items():
+        kind = SETTINGS[name].kind
+        form: dict[str, Any] = {"metavar": "PATH" if kind is PATH else "N" if kind in (COUNT, NATURAL) else "VALUE"}
+        if kind is SWITCH:
+            form = {"metavar": "True", "nargs": "?", "const": "True"}
+        elif kind.several is not None:
+            form["nargs"] = "+"
+        text = SETTINGS[name].help.replace("`", "")
+        if kind not in (PATH, SWITCH):
+            text += f" Must be {kind.words}."
+        if is_plain(default) and default is not None and name not in required:
+            text += f" Default: {default}."
+        short = [f"--{SHORT[name]}"] if name in SHORT else []
+        form |= {"dest": name, "default": argparse.SUPPRESS, "required": name in required, "help": text}
+        group.add_argument(*short, f"--{name}", **form)
+    sub.set_defaults(takes=tuple(defaults))
+
+
+def _in_our_spelling(words: Sequence[str]) -> list[str]:
+    """Dashes in names as underscores, and a switch alone as True: what follows it is not its value."""
+    spelt: list[str] = []
+    for i, word in enumerate(words):
+        if word == "--":
+            return [*spelt, *words[i:]]
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if not equals and name in SETTINGS and SETTINGS[name].kind is SWITCH:
+                following = words[i + 1].lower() if i + 1 < len(words) else ""
+                equals, value = ("", "") if following in ("true", "false") else ("=", "True")
+            word = f"--{name}{equals}{value}"
+        spelt.append(word)
+    return spelt
+
+
+def _given(arguments: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """The settings of a command line, and values nested in a config, ``--train#trainer#max_epochs 3``, by their ids.
+
+    Raises:
+        InputError: a word that is none of the command's.
+    """
+    given = {name: read_setting(name, getattr(arguments, name)) for name in arguments.takes if name in arguments}
+    words = iter(rest)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if name == word.partition("=")[0]:
+            raise InputError(f"unknown argument {word}")
+        if arguments.defaults is not None or not ("#" in name or "::" in name):
+            raise unknown_setting(name, arguments.takes)
+        given[name] = read_word(value if equals else next(words, "True"))
+    if arguments.defaults is not None:
+        for name, value in given.items():
+            check_value(name, value)
+        given = arguments.defaults | given
+        vars(arguments).update(given)
+    return given
+
+
+def _files(*names: str) -> list[str]:
+    return [str(Path(bundle_root()) / "configs" / f"{name}.json") for name in names]
+
+
+def _run_config(files: list[str], workflow_type: str, settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI warns of decoders that are not used and of configs not one's own
-        from monai.bundle import ConfigParser, ConfigWorkflow
+        from monai.bundle import ConfigWorkflow
 
-        from monai_cxr_vae.startup import check_settings
-
-        configs = Path(bundle_root()) / "configs"
-        files = [str(configs / name) for name in names]
-        check_settings(settings, ConfigParser.load_config_files(files))
         logging.disable(logging.INFO)  # MONAI tells which logging configuration it reads
         try:
-            workflow = ConfigWorkflow(
-                files, workflow_type=workflow_type, logging_file=str(configs / "logging.conf"), **settings
-            )
+            logging_file = str(Path(files[0]).with_name("logging.conf"))
+            workflow = ConfigWorkflow(files, workflow_type=workflow_type, logging_file=logging_file)
         finally:
             logging.disable(logging.NOTSET)
+        for name, value in settings.items():
+            if name not in workflow.parser:
+                raise InputError(f"nothing in this config is called {name}")
+            workflow.parser[name] = value
         workflow.initialize()
         workflow.run()
         workflow.finalize()
 
 
-def _given(**settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="cxr-vae", description="Variational autoencoder for chest radiographs. Not for diagnosis.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(function: Any, text: str, *, weights: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__[1:], help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(command=function)
-        if weights:
-            sub.add_argument(
-                "--weights", type=Path, metavar="FILE", help="weights file or preset (default: the shipped weights)"
-            )
-        return sub
-
-    train = command(_train, "train on a folder of films (default: built-in phantom films)")
-    train.usage = "cxr-vae train [FILMS] [--output OUT] [--weights FILE] [--SETTING VALUE ...]"
-    train.epilog = "Every setting of train.json is an option: --max_epochs 50. FILMS comes first."
-    train.add_argument(
-        "--output", type=Path, metavar="OUT", help="folder of the run (default: a new one below ./output)"
-    )
-
-    def folder_command(function: Any, text: str, objects: list[str]) -> None:
-        sub = command(function, text)
-        sub.add_argument("folder", type=Path, metavar="IN")
-        sub.add_argument("--output", type=Path, metavar="OUT", required=True)
-        sub.add_argument(
-            "--objects",
-            nargs="+",
-            choices=("sc", "overlay", "sr"),
-            default=objects,
-            metavar="KIND",
-            help="what to write. sc: the reconstruction; overlay: the film under a heat map of what is unusual, or of "
-            "what the reconstruction lacks where the weights give no scores; sr: a DICOM Structured Report of the "
-            f"scores (default: {' '.join(objects)})",
-        )
-        sub.add_argument("--bits-stored", type=int, choices=(12, 16), help="of the reconstruction (default: 12)")
-        sub.add_argument("--workers", type=_count, help="processes (default: one per core, at most 4)")
-        sub.add_argument("--timeout", type=_count, help="seconds per film (default: 120)")
-        sub.add_argument("--force", action="store_true", help="do everything again")
-        sub.add_argument("--retry-failed", action="store_true", help="try failed films again")
-        sub.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")
-        sub.add_argument(
-            "--manifest-paths",
-            action="store_true",
-            help="put input paths, which may name patients, into the manifest and the report",
-        )
-
-    folder_command(
-        _reconstruct,
-        "reconstruct every film of a folder; DICOM in, derived DICOM out (weights: spatial, with other objects than sc "
-        "model, unless --weights says otherwise)",
-        ["sc"],
-    )
-    text = "tell of every film of a folder whether it is fit for use and how unusual it is; report.html shows them"
-    folder_command(_score, text, ["overlay", "sr"])
-
-    text = "tell from the headers what a run over a folder would do with each file, and why"
-    scan = command(_scan, text, weights=False)
-    scan.add_argument("folder", type=Path, metavar="IN")
-    scan.add_argument("--strict-view", action="store_true", help="skip films that nothing says are frontal")
-
-    evaluate = command(_evaluate, "measure reconstruction on a folder of films, beside simple baselines")
-    evaluate.add_argument("folder", type=Path, metavar="DIR")
-    evaluate.add_argument("--output", type=Path, metavar="OUT", required=True)
-    evaluate.add_argument("--train-dir", type=Path, metavar="DIR", help="training films, to fit the baselines on")
-    evaluate.add_argument("--metrics-csv", type=Path, metavar="FILE", help="log of the training, for curves.png")
-
-    evaluate.add_argument(
-        "--samples",
-        type=_count,
-        metavar="N",
-        help="measure samples too, N for each of three seeds, beside real films; needs --train-dir and "
-        "pip install 'monai-cxr-vae[samples]'",
-    )
-
-    calibrate = command(_calibrate, "write weights whose p-values are told against a site's own normal films")
-    calibrate.add_argument("folder", type=Path, metavar="FILMS")
-    calibrate.add_argument("--output", type=Path, metavar="FILE", required=True, help="the new weights file")
-
-    text = "compare the films of a scored folder, block by block in their order, with those of the calibration"
-    drift = command(_drift, text)
-    drift.add_argument(
-        "output", type=Path, metavar="OUT", help="output of `cxr-vae score`; drift.json and drift.png go there"
-    )
-    drift.add_argument("--block", type=_count, default=100, help="films of a block (default: 100)")
-    drift.add_argument(
-        "--alarm-rate",
-        type=_share,
-        default=0.01,
-        help="share of blocks that alarm where nothing has changed (default: 0.01)",
-    )
-
-    embed = command(_embed, "write the latents of a folder of films (npz and csv)")
-    embed.add_argument("folder", type=Path, metavar="IN")
-    embed.add_argument("--output", type=Path, metavar="OUT", required=True)
-    embed.add_argument("--paths", action="store_true", help="add the films' paths, which may tell who the patient is")
-
-    for sub in (evaluate, calibrate, embed):
-        sub.add_argument(
-            "--skip_unreadable",
-            "--skip-unreadable",
-            type=_switch,
-            nargs="?",
-            const=True,
-            default=False,
-            metavar="True",
-            help="go on without films that cannot be read; unreadable.csv lists them either way",
-        )
-    for reading in (calibrate, embed):
-        reading.add_argument("--bits", type=int, choices=(8, 10, 12, 14, 16), help="depth of 16-bit PNG films")
-
-    sample = command(_sample, "draw new films from the latent space (256 pixels: --weights hierarchical)")
-    sample.add_argument("--output", type=Path, metavar="OUT", required=True)
-    sample.add_argument("--count", type=_count, default=16)
-    sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--distribution", choices=("fitted", "prior"), default="fitted")
-    sample.add_argument("--format", choices=("png", "dicom"), default="png", help="16-bit PNG, or DICOM of no patient")
-    sample.add_argument("--like", type=Path, metavar="FILM", help="draw films that share the upper levels of this one")
-    sample.add_argument(
-        "--keep",
-        choices=("codes", "film"),
-        default="codes",
-        help="what they share with it: its codes, or the film at a quarter of its size too (default: codes)",
-    )
-
-    phantom = command(_phantom, "write procedural chest films, for trying things out", weights=False)
-    phantom.add_argument("output", type=Path, metavar="OUT")
-    phantom.add_argument("--count", type=_count, default=20)
-    phantom.add_argument("--seed", type=_natural, default=0)
-    phantom.add_argument("--format", choices=("dicom", "png", "both"), default="dicom")
-    return parser
-
-
 def _count(text: str) -> int:
-    return _whole_number(text, 1)
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return value
 
 
 def _share(text: str) -> float:
@@ -366,26 +410,6 @@ def _share(text: str) -> float:
         value = 0.0
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text!r}")
-    return value
-
-
-def _natural(text: str) -> int:
-    return _whole_number(text, 0)
-
-
-def _switch(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
-    return text == "True"
-
-
-def _whole_number(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, not {text!r}")
     return value
 
 

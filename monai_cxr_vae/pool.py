@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import sys
 import time
@@ -22,6 +21,11 @@ from typing import Any
 
 from monai_cxr_vae.errors import InputError, OutputError, Reason, WorkerError
 from monai_cxr_vae.machine import cpu_count, one_thread
+
+try:
+    import resource
+except ImportError:  # Windows: memory has no limit there
+    resource = None  # type: ignore[assignment]
 
 _START_SECONDS = 300.0
 # How often in a row a process may be lost before it has begun, and the first pause before the next try, in seconds.
@@ -81,7 +85,9 @@ class IsolatedPool:
         self._in_flight = in_flight
         # A forked server never holds the parent's pipe ends, so a process whose parent dies sees its pipe close. A
         # program that has given up its privileges may no longer start its own interpreter: it can only fork.
-        self._context: Any = multiprocessing.get_context("forkserver" if os.access(sys.executable, os.X_OK) else "fork")
+        method = "forkserver" if os.access(sys.executable, os.X_OK) else "fork"
+        known = multiprocessing.get_all_start_methods()
+        self._context: Any = multiprocessing.get_context(method if method in known else "spawn")
         if self._context.get_start_method() == "forkserver":
             self._context.set_forkserver_preload([__name__, *_PRELOAD])
         self._workers: list[_Worker | None] = [None] * (workers or min(4, cpu_count()))
@@ -261,6 +267,8 @@ def _silence() -> None:
 
 
 def _limit_memory(gigabytes: float | None) -> None:
+    if resource is None:
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if gigabytes is not None and sys.platform == "linux":
         with Path("/proc/self/statm").open() as file:

@@ -23,6 +23,7 @@ from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.cli import main
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.model import RadiographVAE, save_model
+from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films, fit_scorer
 
 
@@ -41,14 +42,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ([], "error: the following arguments are required: COMMAND"),
         (["reconstruct"], "error: the following arguments are required: IN, --output"),
-        (["scan", "here", "--fast"], "error: unknown argument --fast"),
+        (["scan", "here", "--fast"], "error: unknown setting --fast"),
+        (["scan", "here", "there"], "error: unknown argument there"),
+        (["scan", "here", "--timeot", "3"], "error: unknown setting --timeot; nearest is --timeout"),
         (["phantom", "out", "--count", "0"], "error: argument --count: must be a whole number from 1, not '0'"),
-        (["phantom", "out", "--seed", "-5"], "error: argument --seed: must be a whole number from 0, not '-5'"),
+        (["phantom", "out", "--seed", "-5"], "error: --seed must be a whole number from 0, not -5"),
         (["calibrate", "in", "--output", "."], "error: . is a folder"),
         (["train", "--max_epoch", "3"], "error: unknown setting --max_epoch; nearest is --max_epochs"),
         (["train", "--batch_size", "0"], "error: --batch_size must be a whole number above 0, not 0"),
         (["score", "here"], "error: the following arguments are required: --output"),
-        (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: argument --objects: invalid choice"),
+        (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: --objects must be a list of sc"),
         (["sample", "--output", "out", "--weights", "absent.pt"], "error: no weights file absent.pt"),
         (["scan", "nowhere"], "error: "),
     ],
@@ -209,20 +212,6 @@ def test_calibrate_tells_what_so_many_films_can_tell(
     assert abs((datetime.date.today() - datetime.date.fromisoformat(told["date"])).days) <= 1
 
 
-@pytest.mark.parametrize(
-    ("words", "weights"),
-    [([], "spatial"), (["--weights", "vector.pt"], "vector.pt"), (["--objects", "sc", "overlay"], None)],
-)
-def test_reconstruct_takes_the_spatial_weights_unless_scores_are_wanted(
-    words: list[str], weights: str | None, monkeypatch: pytest.MonkeyPatch
-):
-    seen: list[dict] = []
-    monkeypatch.setattr("monai_cxr_vae.cli._run_config", lambda names, kind, settings: seen.append(settings))
-    assert main(["reconstruct", "in", "--output", "out", *words]) == 0
-    assert seen[0].get("weights") == (weights and Path(weights))
-    assert load_model("spatial").latent_shape == (192, 8, 8)
-
-
 hostile_names = st.one_of(
     st.sampled_from(
         ["$x", "@output_dir", "%run", "@", "#", "@##", "None", "True", "2024", "[a]", "a@::b", "${HOME}", "~"]
@@ -262,3 +251,47 @@ def test_score_with_weights_that_give_none_says_so(tmp_path: Path, weights: Path
     assert main(["reconstruct", *words, "--objects", "sr"]) == 1
     assert "needs scores" in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("words", "settings", "weights"),
+    [
+        ("reconstruct", "--scores False", "spatial"),
+        ("score", "--scores True --report True --objects [overlay,sr]", "model"),
+        (
+            "reconstruct --scores --bits-stored 16 --batch_size 2",
+            "--bits_stored 16 --batch_size 2 --scores True",
+            "model",
+        ),
+    ],
+)
+def test_both_faces_write_the_same_bytes(tmp_path: Path, words: str, settings: str, weights: str):
+    films = tmp_path / "films"
+    write_phantoms(films, 2, format="both", size=48)
+    # One process, since the journal has the films in the order in which they are done.
+    assert main([*words.split(), str(films), "--output", str(tmp_path / "ours"), "--workers", "1"]) == 0
+    config = Path(bundle_root()) / "configs" / "inference.json"
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "inference",
+        "--config_file",
+        str(config),
+        *settings.split(),
+    ]
+    folders = ["--dataset_dir", str(films), "--output_dir", str(tmp_path / "theirs"), "--num_workers", "1"]
+    subprocess.run([*command, *folders], check=True, capture_output=True)
+
+    def files(out: Path) -> dict[Path, bytes]:
+        found = (path for path in out.rglob("*") if path.is_file() and ".run" not in path.parts)
+        return {path.relative_to(out): path.read_bytes() for path in found}
+
+    ours = files(tmp_path / "ours")
+    assert len(ours) >= 6
+    assert ours == files(tmp_path / "theirs")
+    assert hashlib.sha256((config.parents[1] / "models" / f"{weights}.pt").read_bytes()).hexdigest() in str(
+        ours[Path("manifest.csv")]
+    )

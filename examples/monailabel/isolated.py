@@ -13,7 +13,7 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_cxr_vae.errors import FilmError, Reason, explain
 from monai_cxr_vae.pool import Fault, IsolatedPool
-from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.settings import input_error
 
 Answer = tuple[str | None, dict[str, Any]]
 MEMORY_LIMIT = 3  # GiB for one film

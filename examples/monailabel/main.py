@@ -27,7 +27,7 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 
 from monai_cxr_vae.errors import InputError, MultiFrame, Reason, explain
 from monai_cxr_vae.files import file_sha256
-from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.settings import input_error
 
 MODEL = "cxr_vae"
 FINDINGS = "opacity,nodule,effusion,pneumothorax,device,other"

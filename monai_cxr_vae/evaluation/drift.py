@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -68,7 +68,8 @@ def drift(
     for start in range(0, len(rows) - block + 1, block):
         part = slice(start, start + block)
         p = len(MEASURES) * compare(films[part], calibration)
-        headers = {f"{name} {row[name]}" for row in rows[part] for name in _HEADERS if row.get(name) is not None}
+        columns = (item for row in rows[part] for item in row.items())
+        headers = {f"{name} {value}" for name, value in columns if name in _HEADERS and value is not None}
         blocks.append(
             {
                 "first": rows[start]["index"],
@@ -141,7 +142,7 @@ def _scored_rows(output_dir: Path, digest: str) -> list[Row]:
         raise InputError(f"{output_dir} is not the output of `cxr-vae score`")
     journal = Journal(manifest)
     journal.close()
-    rows = [row for _, row in sorted(journal.current.items()) if row["status"] == "done"]
+    rows = [cast(Row, row) for _, row in sorted(journal.current.items()) if row["status"] == "done"]
     if any(row["model_sha256"] != digest for row in rows):
         raise InputError("these films were scored by other weights; name them with --weights")
     if any("technique" not in row for row in rows):

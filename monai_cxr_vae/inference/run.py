@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -328,7 +327,11 @@ class FolderRun:
             raise OutputError(f"the output cannot be written: {os.strerror(error.errno or 0)}") from error
         stack.callback(os.close, lock)
         try:
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError as error:
+            raise InputError("folder runs need Linux or macOS: this system has no locks for them") from error
         except OSError as error:
             raise InputError(f"another run is at work in {self.output_dir}") from error
         scratch = self.private / "tmp"

@@ -27,7 +27,7 @@ from monai_cxr_vae.scoring import calibrate, detail_films, findings, fit_scorer,
 from monai_cxr_vae.scoring.faults import FAULTS
 from monai_cxr_vae.scoring.findings import FINDINGS
 from monai_cxr_vae.scoring.score import examine
-from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.settings import input_error
 from monai_cxr_vae.training import Augmentation, CriticInferer, CriticLoss, SpoilFilms, critic, model_with_critic
 from monai_cxr_vae.training.critic import DISEASED, FAULTY, NORMAL
 from tests.training.conftest import TinyRun
