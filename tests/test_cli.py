@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pydicom
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +27,7 @@ from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.model import RadiographVAE, save_model
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films, fit_scorer
+from tests.networks.test_hierarchical import TINY as TINY_LEVELS
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["score", "here"], "error: the following arguments are required: --output"),
         (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: --objects must be a list of sc"),
         (["sample", "--output", "out", "--weights", "absent.pt"], "error: no weights file absent.pt"),
+        (["sample", "--output", "out", "--like", "absent.png"], "error: the file cannot be found"),
+        (["evaluate", "in", "--output", "out", "--samples", "20"], "error: samples are measured beside the films of"),
         (["scan", "nowhere"], "error: "),
     ],
 )
@@ -132,6 +137,28 @@ def test_sample_writes_sixteen_bit_films(tmp_path: Path, weights: Path):
     assert all(film.max() > 255 for film in films["a"])
     assert np.array_equal(films["a"], films["b"])
     assert not np.array_equal(films["a"], films["c"])
+
+
+def test_sample_draws_films_like_another_as_dicom_of_nobody(tmp_path: Path):
+    torch.manual_seed(0)
+    save_model(RadiographVAE("hierarchical", **TINY_LEVELS), tmp_path / "levels.pt")
+    write_phantoms(tmp_path, 1, size=80)
+    words = ["sample", "--weights", str(tmp_path / "levels.pt"), "--count", "2", "--format", "dicom"]
+    words += ["--like", str(tmp_path / "phantom_0000.dcm"), "--keep", "film", "--output"]
+    for folder in ("a", "b"):
+        assert main([*words, str(tmp_path / folder)]) == 0
+    files = sorted((tmp_path / "a").iterdir())
+    assert [file.name for file in files] == ["sample_0000.dcm", "sample_0001.dcm"]
+    assert all(file.read_bytes() == (tmp_path / "b" / file.name).read_bytes() for file in files)
+    first, second = films = [pydicom.dcmread(file) for file in files]
+    assert first.PatientID != second.PatientID
+    for ds in films:
+        assert ds.PatientID.startswith("SYNTHETIC-")
+        assert "hantom" not in str(ds)  # the patient of the film that they are like
+    # of the same film at a quarter of the size, and drawn apart below that
+    small = [cv2.resize(ds.pixel_array[:64].astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA) for ds in films]
+    assert np.abs(small[0] - small[1]).mean() < 0.25 * np.abs(small[0] - small[0].mean()).mean()
+    assert not np.array_equal(first.pixel_array, second.pixel_array)
 
 
 def test_embed_gives_each_films_own_latents(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch):
