@@ -17,6 +17,7 @@ NOTE = "Written by `python docs/generate.py` from the tables in the code; do not
 CONFIGS = {
     "train.json": "`cxr-vae train`, `python -m monai.bundle run training`.",
     "critic.json": "After `train.json`, to train a critic (`cxr-vae train --config critic`); these differ or are new.",
+    "prior.json": "After `train.json`, to train a prior (`cxr-vae train --config prior`); these differ or are new.",
     "evaluate.json": "After `train.json`, for `cxr-vae evaluate` and `run evaluating`; these differ or are new.",
     "inference.json": "`python -m monai.bundle run inference`. Two sets of these have a command of their own: "
     "`cxr-vae reconstruct` is `--scores False`, and `cxr-vae score` is `--scores True --report True "

@@ -85,8 +85,12 @@ def _add_train(commands: Any) -> None:
     text = "train on a folder of films (default: built-in phantom films)"
     sub = _command(commands, "train", _train, text, "[FILMS] [--output OUT]")
     sub.add_argument("folder", type=Path, nargs="?", metavar="FILMS")
-    sub.add_argument("--config", choices=("critic",), help="a config on top of train.json: critic trains a critic")
-    _take_config(sub, {"left_out": []} | settings_of(_files("train")))
+    sub.add_argument(
+        "--config",
+        choices=("critic", "prior"),
+        help="a config on top of train.json: train a critic, or a level's prior",
+    )
+    _take_config(sub, settings_of(_files("critic", "prior", "train")))
 
 
 def _train(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -147,7 +151,8 @@ def _add_evaluate(commands: Any) -> None:
 
 def _evaluate(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     _run_config(_files("train", "evaluate"), "train", settings | {"dataset_dir": arguments.folder})
-    print((settings["output_dir"] / "evaluation.json").read_text())
+    for name in ("evaluation.json", "samples.json") if settings.get("samples") else ("evaluation.json",):
+        print((settings["output_dir"] / name).read_text())
 
 
 def _add_calibrate(commands: Any) -> None:
@@ -192,24 +197,35 @@ def _embed(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
 
 
 def _add_sample(commands: Any) -> None:
-    sub = _command(commands, "sample", _sample, "draw new films from the latent space as 16-bit PNG")
+    text = "draw new films from the latent space (256 pixels: --weights hierarchical)"
+    sub = _command(commands, "sample", _sample, text)
     sub.add_argument("--output", type=Path, metavar="OUT", required=True)
     sub.add_argument("--count", type=_count, default=16)
     sub.add_argument("--distribution", choices=("fitted", "prior"), default="fitted")
+    sub.add_argument("--format", choices=("png", "dicom"), default="png", help="16-bit PNG, or DICOM of no patient")
+    sub.add_argument("--like", type=Path, metavar="FILM", help="draw films that share the upper levels of this one")
+    sub.add_argument(
+        "--keep",
+        choices=("codes", "film"),
+        default="codes",
+        help="what they share with it: its codes, or the film at a quarter of its size too (default: codes)",
+    )
     _take_settings(sub, {"weights": None, "seed": 0})
 
 
 def _sample(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
-    import cv2
-    import numpy as np
+    from monai_cxr_vae.data import FilmDataset, film_transforms
+    from monai_cxr_vae.data.drawn import write_drawn
+    from monai_cxr_vae.model import load_model, weights_file
 
-    from monai_cxr_vae.files import write_whole
-    from monai_cxr_vae.model import load_model
-
-    films = load_model(arguments.weights).sample(arguments.count, arguments.seed, arguments.distribution)
-    for i, film in enumerate(films[:, 0].numpy()):
-        png = cv2.imencode(".png", (film * 65535 + 0.5).astype(np.uint16))[1].tobytes()
-        write_whole(arguments.output / f"sample_{i:04d}.png", png)
+    model = load_model(arguments.weights)
+    like = None
+    if arguments.like is not None:
+        transform = film_transforms(model.image_size, model.fit)
+        like = FilmDataset([{"image": str(arguments.like)}], transform).images()
+    keep = 2 if arguments.keep == "film" else 1
+    films = model.sample(arguments.count, arguments.seed, arguments.distribution, like, keep, progress=True)
+    write_drawn(films, arguments.output, arguments.format, weights_file(arguments.weights))
     print(f"{len(films)} films in {arguments.output}")
 
 

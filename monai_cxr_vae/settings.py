@@ -97,6 +97,9 @@ SETTINGS: dict[str, Setting] = {
         PATH, "Weights file, or name of shipped weights, to use, or in a training to go on from.", optional=True
     ),
     "metrics_csv": Setting(PATH, "Log of the training, for `curves.png`.", optional=True),
+    "samples": Setting(
+        COUNT, "Measure so many samples too, for each of three seeds; needs `train_dataset_dir`.", optional=True
+    ),
     "preset": Setting(NAME, "Named set of defaults for the network. Unless given, `vector`.", optional=True),
     "image_size": Setting(COUNT, "Pixels along a side of the network's square. Unless given, the preset's.", True),
     "latent_size": Setting(COUNT, "Number of latent values. Unless given, the preset's.", optional=True),
@@ -108,12 +111,14 @@ SETTINGS: dict[str, Setting] = {
     "groups": Setting(
         COUNT, "Sets of components that cells share, spatial presets only. Unless given, the preset's.", optional=True
     ),
+    "codes": Setting(COUNT, "Number of codes, hierarchical preset only. Unless given, the preset's.", optional=True),
     "fit": Setting(
         _one_of("stretch", "letterbox"),
         "How a film becomes square: fill it, or keep the proportions and pad. Unless given, `stretch`.",
         optional=True,
     ),
     "augment": Setting(SWITCH, "Vary position, shape and exposure of the training films a little."),
+    "level": Setting(_one_of("film", "details"), "Level of the hierarchical preset whose prior learns."),
     "left_out": Setting(NAMES, "Families of faults and findings that the critic shall not see."),
     "batch_size": Setting(
         COUNT,

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from monai_cxr_vae.errors import Changed, FilmError, InputError, explain
-from monai_cxr_vae.files import open_file, write_whole
+from monai_cxr_vae.files import check_size, open_file, write_whole
 from monai_cxr_vae.film import read_film
 from monai_cxr_vae.machine import cpu_count
 from monai_cxr_vae.paths import cache_folder
@@ -269,6 +269,7 @@ def _reading_code() -> str:
 def _digest(path: str) -> str | Exception:
     try:
         with open_file(path) as file:
+            check_size(file.identity)
             return file.sha256()
     except (FilmError, OSError) as error:
         return error

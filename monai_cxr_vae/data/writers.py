@@ -22,7 +22,6 @@ from monai_cxr_vae.data.pictures import overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
 from monai_cxr_vae.dicom import derive
 from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
-from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.errors import Changed, InputError, MalformedIdentity
 from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
@@ -117,9 +116,8 @@ class SaveRadiographd(SaveImaged):
         result = _Result(d, film, self.image_key, self.keys[0], self.scores)
         digest = film.sha256
         if result.format == "dicom":
-            source = open_dataset(film.data, pixels=False)
             try:
-                derived = [self._derive(kind, source, result) for kind in self.objects]
+                derived = [self._derive(kind, film.header, result) for kind in self.objects]
             except MalformedIdentity as error:  # no fault of the film, whose scores stand
                 derived, d["refused"] = [], error.codes
             d["outputs"] = [self._write_object(each) for each in derived]

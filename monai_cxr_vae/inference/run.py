@@ -281,6 +281,11 @@ class FolderRun:
         return {**result, "index": index}
 
     @property
+    def inputs(self) -> Mapping[int, Any]:
+        """Where each input is and what its header says, by its number."""
+        return self._inputs.current
+
+    @property
     def rows(self) -> list[Row]:
         """The current rows; one without an input, whose journal has lost it, is void."""
         return [cast(Row, row) for index, row in self._manifest.current.items() if index in self._inputs.current]
