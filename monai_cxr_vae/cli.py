@@ -86,9 +86,12 @@ def _add_train(commands: Any) -> None:
     text = "train on a folder of films (default: built-in phantom films)"
     sub = _command(commands, "train", _train, text, "[FILMS] [--output OUT]")
     sub.add_argument("folder", type=Path, nargs="?", metavar="FILMS")
-    text = "a config on top of train.json: critic trains a critic, prior a level's prior of a hierarchical network"
-    sub.add_argument("--config", choices=("critic", "prior"), help=text)
-    _take_config(sub, {"left_out": [], "level": "film"} | settings_of(_files("train")))
+    sub.add_argument(
+        "--config",
+        choices=("critic", "prior"),
+        help="a config on top of train.json: train a critic, or a level's prior",
+    )
+    _take_config(sub, settings_of(_files("critic", "prior", "train")))
 
 
 def _train(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:

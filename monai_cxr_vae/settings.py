@@ -114,13 +114,14 @@ SETTINGS: dict[str, Setting] = {
     "groups": Setting(
         COUNT, "Sets of components that cells share, spatial presets only. Unless given, the preset's.", optional=True
     ),
+    "codes": Setting(COUNT, "Number of codes, hierarchical preset only. Unless given, the preset's.", optional=True),
     "fit": Setting(
         _one_of("stretch", "letterbox"),
         "How a film becomes square: fill it, or keep the proportions and pad. Unless given, `stretch`.",
         optional=True,
     ),
     "augment": Setting(SWITCH, "Vary position, shape and exposure of the training films a little."),
-    "level": Setting(_one_of("film", "details"), "Level of a hierarchical network whose prior is trained."),
+    "level": Setting(_one_of("film", "details"), "Level of the hierarchical preset whose prior learns."),
     "left_out": Setting(NAMES, "Families of faults and findings that the critic shall not see."),
     "batch_size": Setting(
         COUNT,

@@ -30,7 +30,7 @@ _NEIGHBOURS = 3  # whose distance is the radius of a film's surroundings
 def evaluate_samples(
     model: RadiographVAE,
     films: Tensor,
-    train_films: Tensor,
+    train_films: Tensor | None,
     output_dir: str | os.PathLike,
     n: int,
     seeds: Sequence[int] = (0, 1, 2),
@@ -52,8 +52,11 @@ def evaluate_samples(
         details that are drawn for real small films, and ``enlarged``, samples of the shipped default model.
 
     Raises:
-        InputError: fewer than ten films to draw or to compare with, or the package of the features is not installed.
+        InputError: no training films, fewer than ten films to draw or to compare with, or the package of the features
+            is not installed.
     """
+    if train_films is None:
+        raise InputError("samples are measured beside the films of the training too: --train_dataset_dir names them")
     if min(n, len(films), len(train_films)) < 10:
         raise InputError("samples are measured on ten films at least, beside ten others and ten of the training")
     measure = _Measures(films, train_films, n)
