@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 
 from monai_cxr_vae.dicom.attributes import is_colour
 from monai_cxr_vae.dicom.decode import check_syntax, pixel_format
-from monai_cxr_vae.dicom.derive import malformed_identity
 from monai_cxr_vae.dicom.files import looks_like_dicom, open_dataset, quiet
+from monai_cxr_vae.dicom.objects import malformed_identity
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.dicom.uids import is_safe_uid
 from monai_cxr_vae.errors import CorruptFile, FilmError, NoPixels, NotDicom, OwnOutput, explain, parsing

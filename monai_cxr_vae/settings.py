@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import inspect
 import json
@@ -55,6 +56,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _is_iso_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(datetime.datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
 def _is_device(value: Any) -> bool:
     import torch
 
@@ -75,6 +83,7 @@ PATH = Kind(lambda v: isinstance(v, str | os.PathLike), "a path (write ./2024 fo
 NAME = Kind(lambda v: isinstance(v, str), "a name")
 NAMES = Kind(NAME.check, "a list of names", several=0)
 DEVICE = Kind(_is_device, "cpu, or cuda on a machine that has it")
+TIME = Kind(_is_iso_time, "an ISO time as 2026-01-31T09:30:00+01:00")
 KL_WEIGHT = Kind(lambda v: v == "auto" or POSITIVE.check(v), "auto or a number above 0")
 
 
@@ -159,6 +168,13 @@ SETTINGS: dict[str, Setting] = {
         "Score the films. Unless given, whenever the weights can. False takes the weights that reconstruct best.",
         optional=True,
     ),
+    "created": Setting(
+        TIME,
+        "When DICOM objects say they were made, for comparing runs byte for byte. Unless given, for each film the time "
+        "of its first result in `output_dir`.",
+        optional=True,
+    ),
+    "mark": Setting(SWITCH, "Put a caption below DICOM images that says that they are no films of a patient."),
     "report": Setting(SWITCH, "Write `report.html`, which shows the films."),
     "timeout": Setting(POSITIVE, "Seconds per film."),
     "memory_limit": Setting(POSITIVE, "GiB that a process may take beyond what it starts with; null: any.", True),

@@ -183,7 +183,7 @@ def _dataset(phantom: Phantom, seed: int, index: int) -> FileDataset:
     ds.ImagerPixelSpacing = [f"{spacing:.6f}"] * 2
     ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", 1 if inverse else -1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
-    ds.WindowCenter, ds.WindowWidth, ds.VOILUTFunction = str(center), str(width), "LINEAR"
+    ds.WindowCenter, ds.WindowWidth = str(center), str(width)  # by the default function, LINEAR
     ds.PhotometricInterpretation = "MONOCHROME1" if inverse else "MONOCHROME2"
     ds.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     ds.LossyImageCompression, ds.SamplesPerPixel, ds.PixelRepresentation = "00", 1, 0

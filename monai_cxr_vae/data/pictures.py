@@ -1,4 +1,4 @@
-"""What people are shown of a film: a map laid over it in colour, and the small strip of pictures for the report."""
+"""What people are shown of a film: a map laid over it in colour, a caption below it, small pictures for the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 LIMIT = 0.5
 # (map value, red, green, blue, opacity), linear in between.
@@ -16,6 +16,7 @@ _COLOURS = np.array(
 )
 _LINE = (255, 255, 153)
 _QUALITY, _EFFORT = 75, 2
+BAND = 0.18  # of the film's height
 
 
 def overlay(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -52,6 +53,44 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     *colour, opacity = (np.interp(np.arange(256) / 255, at, channel) for channel in channels)
     added = (np.stack(colour, axis=-1) * opacity[:, None] * 255)[:, None].astype(np.float32)
     return added, ((1 - opacity) * 255).astype(np.float32)
+
+
+def captioned(picture: np.ndarray, *lines: str) -> np.ndarray:
+    """Put a black band with white text below a picture, of which it covers nothing.
+
+    The text is as large as the band allows, on one line or one below the other, so that it can be read in a thumbnail.
+
+    Args:
+        picture: ``(H, W)`` in [0, 1] or ``(H, W, 3)`` uint8.
+        lines: short texts, in ASCII.
+
+    Returns:
+        ``(1.18 H, W)`` or ``(1.18 H, W, 3)`` of the same type, the first H rows unchanged.
+    """
+    height, width = picture.shape[:2]
+    band = _band(max(1, round(BAND * height)), width, lines)
+    below = band.astype(picture.dtype) if picture.dtype == np.uint8 else (band / 255).astype(picture.dtype)
+    return np.concatenate([picture, below if picture.ndim == 2 else np.repeat(below[..., None], 3, axis=-1)])
+
+
+@lru_cache(maxsize=64)
+def _band(height: int, width: int, lines: tuple[str, ...]) -> np.ndarray:
+    """``(height, width)`` uint8: white on black, a line on top where the film ends."""
+    layouts = [lines, ("   ".join(lines),)]
+    size, text = max((_largest(text, width, height), "\n".join(text)) for text in (tuple(layout) for layout in layouts))
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    draw.line((0, 0, width, 0), fill=255)
+    place = (width / 2, (height + 1) / 2)
+    spacing = size / 5
+    draw.multiline_text(place, text, 255, ImageFont.load_default(size), "mm", spacing=spacing, align="center")
+    return np.asarray(image)
+
+
+def _largest(text: tuple[str, ...], width: int, height: int) -> float:
+    """Size of the font at which the lines just fit, with a margin."""
+    left, _, right, _ = ImageFont.load_default(100).getbbox(max(text, key=len))
+    return max(1.0, min(0.94 * 100 * width / (right - left), 0.84 * height / len(text)))
 
 
 def strip(pictures: list[np.ndarray]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import hashlib
 import io
@@ -10,19 +11,22 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import cv2
 import nibabel
 import numpy as np
 from monai.transforms import SaveImaged
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from monai_cxr_vae.data.pictures import overlay, strip
+from monai_cxr_vae.data.created import CreationTimes
+from monai_cxr_vae.data.pictures import captioned, overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
-from monai_cxr_vae.dicom import derive
-from monai_cxr_vae.dicom.derive import DerivedObject, Provenance
-from monai_cxr_vae.dicom.structured_report import structured_report
+from monai_cxr_vae.data.regions import Region, regions
+from monai_cxr_vae.dicom.objects import KINDS, DerivedObject, Provenance
+from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
+from monai_cxr_vae.dicom.structured_report import Place, structured_report
 from monai_cxr_vae.errors import Changed, InputError, MalformedIdentity
 from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
 from monai_cxr_vae.film import OWN_MARK, Film, read_film
@@ -30,9 +34,18 @@ from monai_cxr_vae.radiograph import Radiograph, read_radiograph
 from monai_cxr_vae.transforms import resize, restore
 from monai_cxr_vae.version import __version__
 
-OBJECTS = ("sc", "overlay", "sr")
+OBJECTS = tuple(dict.fromkeys(kind.name for kind in KINDS.values()))
+# What stands below an image that is stored with those of the patient.
+CAPTIONS = {
+    shown: (f"AI {kind.title.upper()}", "NOT FOR DIAGNOSIS") for shown, kind in KINDS.items() if kind.name != "sr"
+}
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
 OVERLAY_SIZE, STRIP_SIZE = 1024, 224
+# Least longest side of a reconstruction whose caption shall be read.
+MARKED_SIZE = 256
+# Longest side of the map that places for a report are taken from; the share of the film below which a place is none;
+# how many are told; how far from the middle of the film a side begins, as a share of its width.
+PLACES_SIZE, SMALLEST_PLACE, MOST_PLACES, MIDDLE = 512, 0.0005, 5, 0.04
 # A difference of this part of the grey range is the top of the residual's scale, on every film alike.
 RESIDUAL_TOP = 0.25
 
@@ -41,6 +54,18 @@ def provenance_of(weights: str | os.PathLike, settings: Mapping[str, Any]) -> Pr
     """Return what identifies derived objects: the weights file and the settings that change bytes, by their digests."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return Provenance(file_sha256(weights), hashlib.sha256(text.encode()).hexdigest(), __version__)
+
+
+def iso_time(text: str | None) -> datetime.datetime | None:
+    """The time that ISO 8601 text says, None for None.
+
+    Raises:
+        InputError: it says none.
+    """
+    try:
+        return None if text is None else datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"created must be an ISO time as 2026-01-31T09:30:00+01:00, not {text!r}") from error
 
 
 class SaveRadiographd(SaveImaged):
@@ -57,7 +82,8 @@ class SaveRadiographd(SaveImaged):
     ``sr``      Comprehensive SR          none: the manifest has the scores
     =========== ========================= ==========================================================
 
-    The reconstruction (``sc``) is at the model's resolution in the source's orientation and aspect, without padding;
+    The reconstruction (``sc``) is at the model's resolution in the source's orientation and aspect, without padding (a
+    marked one has at least 256 pixels along its longest side, or its caption could not be read);
     NIfTI has the source's grid and affine. The overlay shows the heat map, ``heatmap`` in the data;
     without scores, where the film differs from its reconstruction, a quarter of the grey range being the top of the
     scale. Its longest side is that of the film, at most 1024 (:func:`monai_cxr_vae.data.pictures.overlay`).
@@ -77,6 +103,9 @@ class SaveRadiographd(SaveImaged):
         bits_stored: 12 or 16, of the Secondary Capture.
         scores: there are ``scores`` and a ``heatmap`` in the data; ``sr`` needs them.
         report: also keep small pictures of each film for the report, out of sight.
+        created: when the DICOM objects are made, an ISO time, with an offset from UTC or on the clock on the wall;
+            None for the time of the film's first result in ``output_dir`` (:mod:`monai_cxr_vae.data.created`).
+        mark: put a caption below the DICOM images, which says that they are no film of a patient.
 
     Raises:
         OutputError: when called, if a file cannot be written.
@@ -93,6 +122,8 @@ class SaveRadiographd(SaveImaged):
         bits_stored: int = 12,
         scores: bool = False,
         report: bool = False,
+        created: str | None = None,
+        mark: bool = True,
     ) -> None:
         super().__init__(keys, output_dir=Path(output_dir), print_log=False)
         if not objects or set(objects) - set(OBJECTS) or len(set(objects)) < len(objects):
@@ -108,6 +139,8 @@ class SaveRadiographd(SaveImaged):
         self.bits_stored = bits_stored
         self.scores = scores
         self.report = report
+        self.mark = mark
+        self.times = CreationTimes(self.output_dir, iso_time(created))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files of one film; see the class."""
@@ -116,8 +149,9 @@ class SaveRadiographd(SaveImaged):
         result = _Result(d, film, self.image_key, self.keys[0], self.scores)
         digest = film.sha256
         if result.format == "dicom":
+            created = self.times.of(digest)
             try:
-                derived = [self._derive(kind, film.header, result) for kind in self.objects]
+                derived = self._derive(film.header, result, created)
             except MalformedIdentity as error:  # no fault of the film, whose scores stand
                 derived, d["refused"] = [], error.codes
             d["outputs"] = [self._write_object(each) for each in derived]
@@ -128,13 +162,24 @@ class SaveRadiographd(SaveImaged):
             write_whole(strip_file(self.output_dir, digest), result.strip(), self._scratch)
         return d
 
-    def _derive(self, kind: str, source: Any, result: _Result) -> DerivedObject:
-        if kind == "sc":
-            image = result.reconstruction("network")
-            return derive.secondary_capture(source, image, self.provenance, bits_stored=self.bits_stored)  # type: ignore[arg-type]
-        if kind == "overlay":
-            return derive.overlay(source, result.overlay(), result.shown, self.provenance)
-        return structured_report(source, result.scores, self.provenance)
+    def _derive(self, source: Any, result: _Result, created: datetime.datetime) -> list[DerivedObject]:
+        """The objects of one film, the report last, which names the others."""
+        made, depth = list[DerivedObject](), cast(Literal[12, 16], self.bits_stored)
+        if "sc" in self.objects:
+            size = max(MARKED_SIZE, int(result.geometry["image_size"])) if self.mark else "network"
+            image = self._marked(result.reconstruction(size), "reconstruction")
+            made.append(secondary_capture(source, image, self.provenance, created, bits_stored=depth))
+        if "overlay" in self.objects:
+            picture = self._marked(result.overlay(), result.shown)
+            made.append(coloured_capture(source, picture, result.shown, self.provenance, created))
+        if "sr" in self.objects:
+            made.append(
+                structured_report(source, result.scores, self.provenance, created, result.places(), tuple(made))
+            )
+        return sorted(made, key=lambda derived: self.objects.index(derived.kind))
+
+    def _marked(self, picture: np.ndarray, shown: str) -> np.ndarray:
+        return captioned(picture, *CAPTIONS[shown]) if self.mark else picture
 
     def _write_object(self, derived: DerivedObject) -> dict[str, Any]:
         name = f"{derived.study_uid}/{derived.series_uid}/{derived.sop_uid}.dcm"
@@ -201,10 +246,40 @@ class _Result:
         heat = self.heat(min(size, max(self.geometry["rows"], self.geometry["columns"])))
         return overlay(resize(self.film, *heat.shape), heat)
 
+    def places(self) -> list[Place]:
+        """What the map shows beyond its limit, the hottest first, in the film's pixels."""
+        rows, columns = int(self.geometry["rows"]), int(self.geometry["columns"])
+        heat = self.heat(min(PLACES_SIZE, max(rows, columns)))
+        scale = np.array([columns / heat.shape[1], rows / heat.shape[0]])
+        found = [region for region in regions(heat) if region.area >= SMALLEST_PLACE * heat.size][:MOST_PLACES]
+        outlines = [(cv2.approxPolyDP(_corners(region), 0.5, True)[:, 0] * scale) for region in found]
+        return [
+            Place(outline, region.peak, _side(outline / (columns, rows), self.meta.get("orientation")))
+            for region, outline in zip(found, outlines, strict=True)
+        ]
+
     def strip(self) -> bytes:
         reconstruction, heat = self.reconstruction(STRIP_SIZE), self.heat(STRIP_SIZE)
         film = resize(self.film, *heat.shape)
         return strip([film, reconstruction, overlay(film, heat)])
+
+
+def _corners(region: Region) -> np.ndarray:
+    """``(n, 1, 2)`` float32 columns and rows around the pixels of a region, not through their middles."""
+    grown = cv2.copyMakeBorder(region.mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    grown = cv2.resize(grown, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    (outline, *_), _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return ((outline + 0.5) / 2 - 1).astype(np.float32)
+
+
+def _side(outline: np.ndarray, orientation: object) -> Literal["left", "right"] | None:
+    """The patient's side of an outline in shares of the film's width and height, by Patient Orientation."""
+    directions = str(orientation or "").split("\\")
+    middle = (outline.min(axis=0) + outline.max(axis=0)) / 2 - 0.5
+    for direction, offset in zip(directions, middle, strict=False):
+        if direction[:1] in ("L", "R") and abs(offset) > MIDDLE:
+            return "left" if (offset > 0) == (direction[:1] == "L") else "right"
+    return None
 
 
 def _file(kind: str, result: _Result) -> tuple[str, str, bytes]:

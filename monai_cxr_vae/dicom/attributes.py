@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 from pydicom.dataset import Dataset
 
@@ -72,20 +72,13 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
         return []
 
 
-def source_value(dataset: Dataset, keyword: str) -> Any:
-    """A value, None where it is absent or cannot be decoded."""
-    try:
-        return dataset.get(keyword)
-    except Exception:
-        return None
-
-
 def terms(dataset: Dataset, keyword: str) -> list[str]:
     """The values of an attribute as upper-case text; none if it is absent or cannot be decoded."""
-    found = source_value(dataset, keyword)
-    if found is None or isinstance(found, str):
-        found = [] if found is None else [found]
     try:
-        return [str(part).strip(" \0").upper() for part in found]
+        found = dataset.get(keyword)
+        if found is None or found == "":
+            return []
+        parts = [found] if isinstance(found, str) or not isinstance(found, Iterable) else found
+        return [str(part).strip(" \0").upper() for part in parts]
     except Exception:
         return []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections.abc import Mapping
 
+from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 # A folder run writes one or more small objects per film; a general writer would cost a quarter of a film's whole time.
 
@@ -38,6 +43,17 @@ def encode_element(tag: int, vr: str, value: Value) -> bytes:
     if vr in _LONG_FORM:
         return head + struct.pack("<HI", 0, len(data)) + data
     return head + struct.pack("<H", len(data)) + data
+
+
+def encode_again(dataset: Dataset, tag: int) -> bytes:
+    """Encode an element of a data set, without private ones in its items, in the data set's character set."""
+    holder = Dataset()
+    holder[tag] = copy.deepcopy(dataset[tag])
+    holder.remove_private_tags()
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, holder, convert_encodings(dataset.get("SpecificCharacterSet") or "ISO_IR 6"))
+    return buffer.getvalue()
 
 
 def encode_file(

@@ -6,8 +6,8 @@ import re
 
 from pydicom.dataset import Dataset
 
-from monai_cxr_vae.dicom.attributes import integer, is_colour, items, source_value, terms, text
-from monai_cxr_vae.dicom.derive import SECONDARY_CAPTURE, is_own_output
+from monai_cxr_vae.dicom.attributes import integer, is_colour, items, terms, text
+from monai_cxr_vae.dicom.objects import SECONDARY_CAPTURE, is_own_output
 from monai_cxr_vae.dicom.uids import is_safe_uid
 from monai_cxr_vae.dicom.view import radiograph_view
 from monai_cxr_vae.errors import (
@@ -137,7 +137,7 @@ def _is_other_part(ds: Dataset) -> bool:
     return _is_other_name(terms(ds, "BodyPartExamined")) or (
         bool(regions)
         and all(
-            str(source_value(region, "CodeValue") or "").strip() in _OTHER_REGION_CODES.split()
+            "".join(terms(region, "CodeValue")) in _OTHER_REGION_CODES.split()
             or _is_other_name(terms(region, "CodeMeaning"))
             for region in regions
         )

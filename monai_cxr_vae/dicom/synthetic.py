@@ -7,7 +7,8 @@ import hashlib
 import cv2
 import numpy as np
 
-from monai_cxr_vae.dicom.derive import (
+from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, encode_file
+from monai_cxr_vae.dicom.objects import (
     IMPLEMENTATION_CLASS_UID,
     MANUFACTURER,
     MODEL_NAME,
@@ -16,7 +17,6 @@ from monai_cxr_vae.dicom.derive import (
     code,
     device_uid,
 )
-from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, encode_file
 from monai_cxr_vae.dicom.uids import uid_from
 
 CAPTION = "AI-GENERATED, NO PATIENT, NOT FOR DIAGNOSIS"

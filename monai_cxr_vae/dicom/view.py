@@ -6,7 +6,7 @@ import re
 
 from pydicom.dataset import Dataset
 
-from monai_cxr_vae.dicom.attributes import items, source_value, terms
+from monai_cxr_vae.dicom.attributes import items, terms
 from monai_cxr_vae.errors import WarningCode
 
 # Words of View Position, which holds free text as often as the terms of PS3.3 C.8.11.5.1.1 and C.8.1.1 (CR). What
@@ -73,7 +73,7 @@ def _by_words(value: str) -> str | None:
 
 def _by_code(item: Dataset) -> str | None:
     """The code of a view, else the words of its meaning."""
-    view = _VIEW_CODES.get(str(source_value(item, "CodeValue") or "").strip())
+    view = _VIEW_CODES.get("".join(terms(item, "CodeValue")))
     return view or _by_words(" ".join(terms(item, "CodeMeaning")))
 
 
@@ -83,7 +83,7 @@ def _by_side(dataset: Dataset) -> str | None:
         *(m for i in items(dataset, "PatientOrientationCodeSequence") for m in (i, *_modifiers(i))),
         *(m for i in items(dataset, "ViewCodeSequence") for m in _modifiers(i)),
     ]
-    return "lateral" if any(str(source_value(m, "CodeValue")).strip() in _DECUBITUS for m in described) else None
+    return "lateral" if any(_DECUBITUS.intersection(terms(m, "CodeValue")) for m in described) else None
 
 
 def _modifiers(item: Dataset) -> list[Dataset]:

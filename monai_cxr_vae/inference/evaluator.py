@@ -15,7 +15,7 @@ from ignite.engine import Engine
 from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 
-from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.errors import InputError, OutputError, WorkerError
 from monai_cxr_vae.inference.batches import FixedBatches, default_size
 from monai_cxr_vae.inference.film_chain import FilmChain

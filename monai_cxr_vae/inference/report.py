@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from monai_cxr_vae.data.writers import strip_file
-from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.files import PRIVATE_FOLDER, write_whole
 from monai_cxr_vae.inference.rows import Row
 

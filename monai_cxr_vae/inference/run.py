@@ -14,7 +14,7 @@ from typing import Any, cast
 from tqdm import tqdm
 
 from monai_cxr_vae.data.writers import strip_file
-from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.errors import InputError, OutputError, Reason
 from monai_cxr_vae.files import PRIVATE_FOLDER, Identity, write_whole
 from monai_cxr_vae.inference.batches import FixedBatches

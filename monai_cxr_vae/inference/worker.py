@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_cxr_vae.dicom.derive import source_value
+from monai_cxr_vae.dicom.attributes import text
 from monai_cxr_vae.dicom.files import quiet
 from monai_cxr_vae.errors import Changed
 from monai_cxr_vae.film import Film, header_of, look_at, read_film, refuse
@@ -160,4 +160,4 @@ def _whose(film: Film) -> tuple[str, ...]:
     if film.kind != "dicom":
         return ()
     with quiet():
-        return tuple(str(source_value(film.header, keyword) or "").strip() for keyword in _WHOSE)
+        return tuple(text(film.header, keyword) for keyword in _WHOSE)

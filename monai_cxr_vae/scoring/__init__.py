@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monai_cxr_vae.data.regions import Region, regions
 from monai_cxr_vae.scoring.fit import (
     FEW_FILMS,
     FEWEST_FILMS,
@@ -11,7 +12,6 @@ from monai_cxr_vae.scoring.fit import (
     expected_alarms,
     fit_scorer,
 )
-from monai_cxr_vae.scoring.regions import Region, regions
 from monai_cxr_vae.scoring.score import Scores, is_fitted, score
 from monai_cxr_vae.scoring.transforms import AddDetaild, ScoreRadiographd
 

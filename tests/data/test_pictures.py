@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from monai_cxr_vae.data.pictures import LIMIT, overlay, strip
+from monai_cxr_vae.data.pictures import BAND, LIMIT, captioned, overlay, strip
 
 FILM = np.linspace(0, 1, 40 * 30, dtype=np.float32).reshape(40, 30)
 
@@ -58,3 +59,51 @@ def test_strip_is_one_small_picture():
     assert (image.format, image.size) == ("WEBP", (90, 40))
     assert np.abs(np.asarray(image)[:, :30, 0] / 255 - FILM).mean() < 0.03
     assert data == strip([FILM, 1 - FILM, overlay(FILM, FILM)])
+
+
+@pytest.mark.parametrize("shape", [(256, 213), (213, 256), (1024, 853), (400, 1024), (96, 64)])
+@pytest.mark.parametrize("colour", [False, True])
+def test_caption_stands_below_and_covers_nothing(shape: tuple[int, int], colour: bool):
+    picture = np.full((*shape, 3), 90, np.uint8) if colour else np.full(shape, 0.3, np.float32)
+    marked = captioned(picture, "AI RECONSTRUCTION", "NOT FOR DIAGNOSIS")
+    assert marked.dtype == picture.dtype
+    np.testing.assert_array_equal(marked[: shape[0]], picture)
+    band = marked[shape[0] :].astype(float) / (255 if colour else 1)
+    assert len(band) == round(BAND * shape[0]) < 0.2 * shape[0]
+    if colour:
+        assert (np.ptp(band, axis=-1) == 0).all()
+        band = band[..., 0]
+    assert (band[0] > 0.9).all()  # a line between film and caption
+    text = band[2:] > 0.5
+    assert 0.03 < text.mean() < 0.4
+    assert not text[:, 0].any()
+    assert not text[:, -1].any()
+
+
+def test_caption_is_text_that_stands_upright_and_can_be_read_in_a_thumbnail():
+    """Half its size, it is more like the words as OpenCV writes them than like others, or upside down, or mirrored."""
+    band = captioned(np.zeros((256, 213), np.float32), "AI HEAT MAP", "NOT FOR DIAGNOSIS")[258:]
+    small = cv2.resize(band, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    rows = np.flatnonzero(small.max(axis=1) > 0.3)
+    upper, lower = np.split(small, [int(rows.mean()) + 1])
+
+    def ink(part: np.ndarray) -> np.ndarray:
+        rows, columns = np.nonzero(part > 0.3)
+        return part[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(np.float32)
+
+    def likeness(part: np.ndarray, words: str) -> float:
+        part = ink(part)
+        (width, height), base = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 2, 5)
+        drawn = np.zeros((height + base + 20, width + 20), np.uint8)
+        cv2.putText(drawn, words, (10, height + 10), cv2.FONT_HERSHEY_SIMPLEX, 2, 255, 5)
+        drawn = cv2.resize(ink(drawn), part.shape[::-1], interpolation=cv2.INTER_AREA)
+        return float(np.corrcoef(cv2.blur(part, (3, 3)).ravel(), cv2.blur(drawn, (3, 3)).ravel())[0, 1])
+
+    for part, words, others in (
+        (upper, "AI HEAT MAP", ["NOT FOR DIAGNOSIS", "AI MEAT HAP", "A RESIDUAL"]),
+        (lower, "NOT FOR DIAGNOSIS", ["AI HEAT MAP", "FOR NOT DIAGNOSIS", "FIT FOR DIAGNOSIS"]),
+    ):
+        right = likeness(part, words)
+        wrong = [likeness(part, other) for other in others]
+        wrong += [likeness(turned, words) for turned in (part[::-1], part[:, ::-1], part[::-1, ::-1])]
+        assert right > max(wrong), (right, wrong)

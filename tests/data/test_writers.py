@@ -10,13 +10,14 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from highdicom.sr import ComprehensiveSR
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, SaveImaged
 from PIL import Image
 
-from monai_cxr_vae.data.pictures import LIMIT
+from monai_cxr_vae.data.pictures import BAND, LIMIT
 from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, strip_file
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.radiograph import read_radiograph
@@ -51,6 +52,7 @@ def through(path, output, provenance, fit="letterbox", heat=None, **options):
         turned = str(meta.get("orientation") or "").split("\\")
         square, _ = fit_to_square(heat, 48, fit, float(meta.get("pixel_aspect", 1)), turned)
         data |= {"scores": SCORES, "heatmap": MetaTensor(torch.from_numpy(square[None]), meta=meta)}
+    options = {"mark": False, **options}
     return SaveRadiographd("pred", output, provenance, scores=heat is not None, **options)(data)["outputs"]
 
 
@@ -160,10 +162,52 @@ def test_without_scores_the_overlay_shows_what_the_reconstruction_lacks(tmp_path
     data = Compose([*steps, FitToSquared("image", 48, "letterbox")])({"image": str(path)})
     data["pred"] = data["image"].clone()
     data["pred"][0, 8:16, 20:28] += 0.25 * (1 + LIMIT) / 2
-    (written,) = SaveRadiographd("pred", tmp_path, provenance, objects=["overlay"])(data)["outputs"]
+    (written,) = SaveRadiographd("pred", tmp_path, provenance, objects=["overlay"], mark=False)(data)["outputs"]
     ds = pydicom.dcmread(tmp_path / written["path"])
     assert "residual" in ds.SeriesDescription
     np.testing.assert_allclose(centre(coloured(ds.pixel_array)), (12 / 48, 20 / 40), atol=0.03)
+
+
+@pytest.mark.parametrize("orientation", [["L", "F"], ["F", "R"]])
+def test_images_for_the_archive_are_marked_and_pictures_are_not(tmp_path, provenance, orientation):
+    """A caption below the film as it is stored, which is how it is shown; the film is what it is without one."""
+    path = write_film(tmp_path / "f", PatientOrientation=orientation, ImagerPixelSpacing=[0.2, 0.4])
+    kinds = {"heat": spot(60, 50, 0.3, 0.7), "objects": ["sc", "overlay"]}
+    plain, marked = (
+        [
+            pydicom.dcmread(tmp_path / str(mark) / o["path"])
+            for o in through(path, tmp_path / str(mark), provenance, mark=mark, **kinds)
+        ]
+        for mark in (False, True)
+    )
+    assert max(marked[0].Rows, marked[0].Columns) >= 256
+    plain = plain[1:]  # of a small reconstruction, the marked one is larger
+    for without, with_mark in zip(plain, marked[1:], strict=True):
+        assert with_mark.Rows == without.Rows + round(BAND * without.Rows)
+        assert with_mark.Columns == without.Columns
+        np.testing.assert_array_equal(with_mark.pixel_array[: without.Rows], without.pixel_array)
+        band = with_mark.pixel_array[without.Rows :] / float(2**with_mark.BitsStored - 1)
+        assert band[0].min() == 1
+        assert band[1:].max() > 0.5
+    Image.fromarray((PICTURE * 255).round().astype(np.uint8)).save(tmp_path / "a.png")
+    (written,) = through(tmp_path / "a.png", tmp_path / "png", provenance, mark=True)
+    assert Image.open(tmp_path / "png" / written["path"]).size == (48, 32)
+
+
+@pytest.mark.parametrize("orientation", [["L", "F"], ["F", "R"]])
+def test_overlay_has_the_spacing_of_the_film(tmp_path, provenance, orientation):
+    """A length on it is the length on the film, along rows and columns alike."""
+    path = write_film(tmp_path / "f", PatientOrientation=orientation, ImagerPixelSpacing=[0.2, 0.4])
+    sc, overlay = through(path, tmp_path / "out", provenance, objects=["sc", "overlay"])
+    ds = pydicom.dcmread(tmp_path / "out" / overlay["path"])
+    assert np.array([ds.Rows, ds.Columns]) * ds.ImagerPixelSpacing == pytest.approx([60 * 0.2, 50 * 0.4], rel=0.02)
+    assert "PixelSpacing" not in ds
+    assert "ImagerPixelSpacing" not in pydicom.dcmread(tmp_path / "out" / sc["path"])
+    path = write_film(tmp_path / "g", PixelSpacing=[0.1, 0.1], ImagerPixelSpacing=[0.2, 0.2])
+    (written,) = through(path, tmp_path / "out", provenance, objects=["overlay"])
+    ds = pydicom.dcmread(tmp_path / "out" / written["path"])
+    assert ds.Rows * ds.PixelSpacing[0] == pytest.approx(60 * 0.1, rel=0.02)
+    assert "ImagerPixelSpacing" not in ds
 
 
 def test_report_keeps_a_strip_out_of_sight(tmp_path, provenance):
@@ -211,3 +255,63 @@ def test_not_a_number_is_never_written(tmp_path, provenance):
     }
     with pytest.raises(ValueError, match="finite"):
         SaveRadiographd("pred", tmp_path / "out", provenance)({"image": image, "pred": image})
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8)),
+    orientation=st.sampled_from([[a, b] for a in "LR" for b in "FH"] + [[a, b] for a in "FH" for b in "LR"]),
+    fit=st.sampled_from(["letterbox", "stretch"]),
+    spacing=st.sampled_from([[0.2, 0.2], [0.2, 0.4], [0.4, 0.2]]),
+    variant=st.sampled_from(["dx_mono2_12", "cr_mono1"]),
+)
+def test_report_outlines_the_place_on_the_film(tmp_path, provenance, place, orientation, fit, spacing, variant):
+    """In the film's own pixels, whatever its orientation, shape of pixels and polarity; the side is the patient's."""
+    path = write_film(tmp_path / "f", variant=variant, PatientOrientation=orientation, ImagerPixelSpacing=spacing)
+    hot = spot(60, 50, *place)
+    kinds = {"objects": ["sr", "overlay", "sc"]}
+    report, *others = through(path, tmp_path / "out", provenance, fit, hot, **kinds)
+    ds = pydicom.dcmread(tmp_path / "out" / report["path"])
+    _, group = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    drawn = np.zeros((600, 500), np.uint8)
+    cv2.fillPoly(drawn, [np.rint(group.roi.value * 10 - 0.5).astype(np.int32)], 1)
+    expected = np.kron(hot, np.ones((10, 10))) > 0
+    assert (drawn & expected).sum() > 0.75 * (drawn | expected).sum()
+    across = orientation[0] if orientation[0] in "LR" else orientation[1]
+    offset = (place[1] if orientation[0] in "LR" else place[0]) - 0.5
+    sides = [site.laterality.meaning for site in group.finding_sites]
+    if abs(offset) > 0.08:
+        assert sides == ["Left" if (offset > 0) == (across == "L") else "Right"]
+    if abs(offset) < 0.01:
+        assert not sides
+    (evidence,) = ds.CurrentRequestedProcedureEvidenceSequence
+    told = [
+        item.ReferencedSOPInstanceUID for s in evidence.ReferencedSeriesSequence for item in s.ReferencedSOPSequence
+    ]
+    assert set(told) == {"1.2.3.3.1", *(other["uid"] for other in others)}
+
+
+def test_side_is_not_told_where_the_film_does_not_say_how_it_lies(tmp_path, provenance):
+    path = write_film(tmp_path / "f", PatientOrientation=None)
+    (report,) = through(path, tmp_path / "out", provenance, heat=spot(60, 50, 0.3, 0.8), objects=["sr"])
+    ds = pydicom.dcmread(tmp_path / "out" / report["path"])
+    _, group = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    assert not group.finding_sites
+
+
+def test_no_more_than_five_places_are_told_and_no_specks(tmp_path, provenance):
+    heat = np.zeros((60, 50), np.float32)
+    for i in range(7):
+        heat[2 + 8 * i : 6 + 8 * i, 5:45] = 0.6 + 0.05 * i
+    report, blank = (
+        through(write_film(tmp_path / name), tmp_path / "out", provenance, heat=map_, objects=["sr"])[0]
+        for name, map_ in (("f", heat), ("g", np.eye(60, 50, dtype=np.float32) * 0.4))
+    )
+    for written, count in ((report, 6), (blank, 2)):
+        ds = pydicom.dcmread(tmp_path / "out" / written["path"])
+        groups = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+        assert len(groups) == count
+    ds = pydicom.dcmread(tmp_path / "out" / report["path"])
+    _, *groups = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    peaks = [group.get_measurements()[-1].value for group in groups]
+    assert peaks == sorted(peaks, reverse=True)

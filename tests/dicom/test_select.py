@@ -6,9 +6,10 @@ import pytest
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae import errors
-from monai_cxr_vae.dicom.derive import Provenance, secondary_capture
+from monai_cxr_vae.dicom.secondary_capture import secondary_capture
 from monai_cxr_vae.dicom.select import check_film
 from tests.dicom.sources import VARIANTS, film
+from tests.dicom.test_objects import CREATED, PROVENANCE
 
 SECONDARY_CAPTURE, CT, MG = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.2"
 
@@ -142,7 +143,7 @@ def test_own_output_is_recognised():
 
     import pydicom
 
-    own = secondary_capture(film("dx_mono2_12"), [[0.0]], Provenance("a" * 64, "b" * 64, "1"))
+    own = secondary_capture(film("dx_mono2_12"), [[0.0]], PROVENANCE, CREATED)
     ds = pydicom.dcmread(io.BytesIO(own.data), stop_before_pixels=True)
     ds.Modality = "DX"
     with pytest.raises(errors.OwnOutput):

@@ -6,15 +6,17 @@ import dataclasses
 import io
 
 import highdicom
+import numpy as np
 import pydicom
 import pytest
-from pydicom.sr.codedict import codes
 
-from monai_cxr_vae.dicom.derive import MODEL_NAME, Provenance, is_own_output, secondary_capture
-from monai_cxr_vae.dicom.structured_report import SCHEME, structured_report
+from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance, is_own_output
+from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
+from monai_cxr_vae.dicom.structured_report import PARTS, SCHEME, Place, structured_report, written_number
 from monai_cxr_vae.errors import BadUID, CorruptFile
+from monai_cxr_vae.networks.scorer import ASPECTS
 from tests.dicom.sources import VARIANTS, film, header
-from tests.dicom.test_derive import IDENTITY, IMAGE
+from tests.dicom.test_objects import CREATED, IDENTITY, IMAGE, PICTURE
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 SCORES = {
@@ -31,28 +33,122 @@ def read(derived):
     return pydicom.dcmread(io.BytesIO(derived.data))
 
 
+PLACES = [
+    Place(np.array([[10, 20], [31.5, 20], [31.5, 40], [10, 40.25]]), 0.91, "right"),
+    Place(np.array([[1, 2], [3, 2], [3, 4]]), 0.6, None),
+]
+
+
+def groups_of(derived):
+    report = highdicom.sr.ComprehensiveSR.from_dataset(read(derived))
+    return report.content.get_planar_roi_measurement_groups()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_scores_come_back(variant):
-    ds = read(structured_report(header(variant), SCORES, PROVENANCE))
-    report = highdicom.sr.ComprehensiveSR.from_dataset(ds)
-    groups = report.content.get_image_measurement_groups()
-    found = {}
-    for group in groups:
+@pytest.mark.parametrize("places", [PLACES, []])
+def test_scores_come_back(variant: str, places: list):
+    groups = groups_of(structured_report(header(variant), SCORES, PROVENANCE, CREATED, places))
+    assert len(groups) == 1 + max(len(places), 1)
+    for question, group in zip(["quality"] + ["anomaly"] * 2, groups, strict=False):
+        found = {}
         for measurement in group.get_measurements():
-            assert measurement.unit == codes.UCUM.NoUnits
-            assert measurement.name.CodingSchemeDesignator == SCHEME
             found[measurement.name.value] = measurement.value
         for evaluation in group.get_qualitative_evaluations():
-            found[evaluation.name.value] = evaluation.value.meaning
-        (image,) = group.source_images
+            if evaluation.name.scheme_designator == SCHEME:  # not the family of the algorithm
+                found[evaluation.name.value] = evaluation.value.value
+        found.pop("anomaly_peak", None)
+        assert found.pop("121415") == pytest.approx(100 * (1 - SCORES[f"{question}_p"]))
+        # To the last bit: beside the digits that people read stands the number itself.
+        assert found == {key: value for key, value in SCORES.items() if key.startswith(question)}
+        (image,) = group.roi.ContentSequence
         assert image.referenced_sop_instance_uid == "1.2.3.4.5"
         assert image.referenced_sop_class_uid == film(variant).SOPClassUID
-    assert found == SCORES  # to the last bit: beside the 16 characters of a decimal string stands the number itself
+
+
+def test_places_are_closed_outlines_on_the_film_with_their_side():
+    _, *groups = groups_of(structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED, PLACES))
+    for group, place in zip(groups, PLACES, strict=True):
+        assert group.roi.graphic_type.value == "POLYLINE"
+        np.testing.assert_allclose(group.roi.value, [*place.outline, place.outline[0]], rtol=1e-6)
+        assert [site.laterality.meaning for site in group.finding_sites] == (["Right"] if place.side else [])
+        assert (f"patient's {place.side}" in group.finding_type.meaning) == bool(place.side)
+        assert group.get_measurements()[-1].value == place.peak
+
+
+def test_without_places_the_numbers_stand_within_the_film():
+    for group in groups_of(structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED)):
+        assert (group.roi.value > 0).all()
+        assert (group.roi.value < [50, 60]).all()
+        assert np.ptp(group.roi.value, axis=0).min() > 30
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (4.65578222274780, "4.66"),
+        (0.03187250996016, "0.0319"),
+        (-3.123, "-3.12"),
+        (0.0, "0"),
+        (1.0, "1"),
+        (100.0, "100"),
+        (12345.6, "12346"),
+        (0.05, "0.05"),
+        (0.000041, "0.000041"),
+        (-0.5, "-0.5"),
+    ],
+)
+def test_numbers_are_as_people_write_them(value: float, text: str):
+    assert written_number(value) == text
+
+
+def test_what_an_aspect_is_called_can_be_read():
+    assert set(ASPECTS) <= set(PARTS)
+    assert max(map(len, PARTS.values())) <= 64
+    _, group = groups_of(
+        structured_report(header("dx_mono2_12"), SCORES | {"anomaly_part": "finding"}, PROVENANCE, CREATED)
+    )
+    meanings = [evaluation.value.meaning for evaluation in group.get_qualitative_evaluations()]
+    assert meanings == ["Artificial Intelligence", "the critic saw a finding"]
+
+
+def test_a_percentile_among_normal_films_stands_beside_p():
+    scores = SCORES | {"quality_p": 0.03187}
+    ds = read(structured_report(header("dx_mono2_12"), scores, PROVENANCE, CREATED))
+    found = [item for item in walk(ds) if item.ConceptNameCodeSequence[0].CodeValue == "121415"]
+    values = [item.MeasuredValueSequence[0] for item in found]
+    assert [float(value.NumericValue) for value in values] == [96.8, 0]
+    assert {value.MeasurementUnitsCodeSequence[0].CodeValue for value in values} == {"%"}
+
+
+def test_evidence_is_the_film_and_what_else_was_made_of_it():
+    source = header("dx_mono2_12")
+    others = [
+        secondary_capture(source, IMAGE, PROVENANCE, CREATED),
+        coloured_capture(source, PICTURE, "heat map", PROVENANCE, CREATED),
+    ]
+    ds = read(structured_report(source, SCORES, PROVENANCE, CREATED, PLACES, others))
+    (evidence,) = ds.CurrentRequestedProcedureEvidenceSequence
+    told = {
+        (series.SeriesInstanceUID, item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID)
+        for series in evidence.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    there = [source, *map(read, others)]
+    assert told == {(one.SeriesInstanceUID, one.SOPClassUID, one.SOPInstanceUID) for one in there}
+
+
+def walk(item):
+    """All content items of a report."""
+    yield item
+    for child in item.get("ContentSequence", ()):
+        yield from walk(child)
 
 
 def test_report_names_the_algorithm():
-    report = highdicom.sr.ComprehensiveSR.from_dataset(read(structured_report(header("japanese"), SCORES, PROVENANCE)))
-    for group in report.content.get_image_measurement_groups():
+    report = highdicom.sr.ComprehensiveSR.from_dataset(
+        read(structured_report(header("japanese"), SCORES, PROVENANCE, CREATED))
+    )
+    for group in report.content.get_planar_roi_measurement_groups():
         said = {item.name.meaning: item.value for item in group[0].ContentSequence if item.ValueType == "TEXT"}
         assert (said["Algorithm Name"], said["Algorithm Version"]) == (
             f"{MODEL_NAME}: research use, not for diagnosis",
@@ -65,7 +161,7 @@ def test_report_names_the_algorithm():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_report_belongs_to_the_patient_and_study(variant):
-    source, ds = film(variant), read(structured_report(header(variant), SCORES, PROVENANCE))
+    source, ds = film(variant), read(structured_report(header(variant), SCORES, PROVENANCE, CREATED))
     for keyword in IDENTITY:
         assert str(ds.get(keyword) or "") == str(source.get(keyword) or "")
     (evidence,) = ds.CurrentRequestedProcedureEvidenceSequence
@@ -73,44 +169,26 @@ def test_report_belongs_to_the_patient_and_study(variant):
     assert (evidence.StudyInstanceUID, series.SeriesInstanceUID) == (source.StudyInstanceUID, source.SeriesInstanceUID)
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert (ds.Modality, ds.VerificationFlag, ds.CompletionFlag) == ("SR", "UNVERIFIED", "COMPLETE")
-    assert ds.SeriesNumber == 9003
-    assert "not for diagnosis" in ds.SeriesDescription
+    assert ds.SeriesDescription.startswith("Research AI: scores")
     assert is_own_output(ds)
-    assert ds.SeriesInstanceUID != read(secondary_capture(header(variant), IMAGE, PROVENANCE)).SeriesInstanceUID
+    assert (
+        ds.SeriesInstanceUID != read(secondary_capture(header(variant), IMAGE, PROVENANCE, CREATED)).SeriesInstanceUID
+    )
 
 
 def test_same_arguments_same_bytes_and_any_change_another_uid():
-    base = structured_report(header("japanese"), SCORES, PROVENANCE)
+    base = structured_report(header("japanese"), SCORES, PROVENANCE, CREATED)
     decoded = header("japanese")
     str(decoded)
-    assert structured_report(decoded, SCORES, PROVENANCE) == base
+    assert structured_report(decoded, SCORES, PROVENANCE, CREATED) == base
     renamed = header("japanese")
     renamed.PatientID = "P-2"
     others = [
-        *(structured_report(header("japanese"), {**SCORES, key: 0.5}, PROVENANCE) for key in SCORES),
-        structured_report(renamed, SCORES, PROVENANCE),
-        structured_report(header("japanese"), SCORES, dataclasses.replace(PROVENANCE, model_sha256="c" * 64)),
+        *(structured_report(header("japanese"), {**SCORES, key: 0.5}, PROVENANCE, CREATED) for key in SCORES),
+        structured_report(renamed, SCORES, PROVENANCE, CREATED),
+        structured_report(header("japanese"), SCORES, dataclasses.replace(PROVENANCE, model_sha256="c" * 64), CREATED),
     ]
     assert len({base.sop_uid, *(other.sop_uid for other in others)}) == len(others) + 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, ("20240102", "101500")),
-        ({"ContentTime": "noon"}, ("20240102", "000000")),
-        ({"ContentDate": None, "AcquisitionDate": "20231231", "AcquisitionTime": "2359"}, ("20231231", "2359")),
-        ({"ContentDate": "", "SeriesDate": "soon"}, ("20240102", "101112.345")),
-        ({"ContentDate": None, "StudyDate": None}, ("19000101", "000000")),
-    ],
-)
-@pytest.mark.filterwarnings("ignore")
-def test_date_is_the_films(changes, expected):
-    source = header("dx_mono2_12")
-    for keyword, value in changes.items():
-        setattr(source, keyword, value)
-    ds = read(structured_report(source, SCORES, PROVENANCE))
-    assert (ds.ContentDate, ds.ContentTime) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +196,7 @@ def test_date_is_the_films(changes, expected):
 )
 def test_what_is_no_score_is_refused(bad):
     with pytest.raises(ValueError, match="finite"):
-        structured_report(header("dx_mono2_12"), {**SCORES, **bad}, PROVENANCE)
+        structured_report(header("dx_mono2_12"), {**SCORES, **bad}, PROVENANCE, CREATED)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -126,8 +204,8 @@ def test_film_without_sound_identity_is_refused():
     source = header("dx_mono2_12")
     source.StudyInstanceUID = "1.2/../3"
     with pytest.raises(BadUID):
-        structured_report(source, SCORES, PROVENANCE)
+        structured_report(source, SCORES, PROVENANCE, CREATED)
     source = header("dx_mono2_12")
     source.AccessionNumber = "7" * 17
     with pytest.raises(CorruptFile):
-        structured_report(source, SCORES, PROVENANCE)
+        structured_report(source, SCORES, PROVENANCE, CREATED)

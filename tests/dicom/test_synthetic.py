@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from monai_cxr_vae.dicom.derive import Provenance, is_own_output
+from monai_cxr_vae.dicom.objects import Provenance, is_own_output
 from monai_cxr_vae.dicom.synthetic import synthetic_film
 from tests.dicom.judges import dcm2pnm
 

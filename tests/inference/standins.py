@@ -22,6 +22,7 @@ from monai_cxr_vae.transforms import FitToSquared
 from tests.dicom.sources import film, to_bytes
 
 SIZE = 32
+CREATED = "2026-01-31T09:30:00+01:00"  # of runs that are compared
 CRASH, HANG, BOMB, BUG, LATE = b"SEGFAULT", b"ENDLESS", b"ALLOCATE", b"BUG", b"LATE"
 CANARIES = ("ZZNAME^CANARY", "ZZID77", "ZZPATH")
 
@@ -172,7 +173,8 @@ def evaluator(folder: Path, output: Path, network: torch.nn.Module | None = None
     objects = options.pop("objects", ["sc"])
     provenance = provenance_of(weights, {"objects": objects})
     report = bool(options.get("report"))
-    save = SaveRadiographd("pred", output, provenance, objects=objects, report=report)
+    created = options.pop("created", CREATED)
+    save = SaveRadiographd("pred", output, provenance, objects=objects, report=report, created=created, mark=False)
     preprocessing = Compose(
         [
             Trap(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -109,6 +110,44 @@ def test_force_does_everything_again(finished):
     run(folder, output, objects=["sc", "overlay"], force=True)
     assert tree(output) == before
     assert len((output / "manifest.jsonl").read_bytes().splitlines()) == lines + 9
+
+
+def test_a_film_keeps_the_time_of_its_first_result(finished, tmp_path):
+    """Made again, its objects have the same bytes; in another folder they differ in times and UIDs alone."""
+    folder, _, _ = finished
+    one, other = tmp_path / "one", tmp_path / "other"
+    options = {"objects": ["sc", "overlay"], "created": None}
+    run(folder, one, **options)
+    made, kept = tree(one), one / ".run" / "created"
+    assert {ds.ContentDate for ds in objects(one)} <= {time.strftime("%Y%m%d", time.localtime(t)) for t in recently()}
+    (other / ".run").mkdir(parents=True)
+    (other / ".run" / "created").write_text(re.sub(r" 20\d\d", " 2011", kept.read_text()))
+    run(folder, other, **options)
+    for path in list(one.rglob("*.dcm"))[::2]:
+        path.unlink()
+    run(folder, one, **options)
+    assert tree(one) == made
+    run(folder, one, force=True, **options)
+    assert tree(one) == made
+    assert len(kept.read_text().splitlines()) == 6
+    pairs = [{(ds.StudyInstanceUID, ds.SamplesPerPixel): ds for ds in objects(place)} for place in (one, other)]
+    assert pairs[0].keys() == pairs[1].keys()
+    for key, ds in pairs[0].items():
+        differ = {element.keyword for element in ds if element != pairs[1][key][element.tag]}
+        assert differ == {
+            *("InstanceCreationDate", "SeriesDate", "ContentDate"),
+            *("SeriesInstanceUID", "SOPInstanceUID"),
+        }
+        assert (ds.ContentDate[4:], pairs[1][key].ContentDate[:4]) == (pairs[1][key].ContentDate[4:], "2011")
+
+
+def recently():
+    """Times of the day that this test runs on, or of both if it began before midnight."""
+    return time.time() - 3600, time.time()
+
+
+def objects(output):
+    return [pydicom.dcmread(path) for path in output.rglob("*.dcm")]
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])

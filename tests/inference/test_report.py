@@ -11,7 +11,7 @@ import pytest
 
 from monai_cxr_vae.data.pictures import strip
 from monai_cxr_vae.data.writers import strip_file
-from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.inference import report
 from monai_cxr_vae.inference.report import write_report
 

@@ -15,7 +15,7 @@ from pydicom import config
 
 from monai_cxr_vae.data.writers import SaveRadiographd, strip_file
 from monai_cxr_vae.inference import FilmEvaluator, FolderRun, scan
-from tests.inference.standins import CANARIES, evaluator, rows, tree, write_film, write_folder
+from tests.inference.standins import CANARIES, CREATED, evaluator, rows, tree, write_film, write_folder
 
 OBJECTS = ["overlay", "sr"]
 SCORES = ("quality", "quality_p", "quality_part", "anomaly", "anomaly_p", "anomaly_part")
@@ -33,7 +33,7 @@ class Scored:
 
 def engine(folder: Path, output: Path, objects: Sequence[str] = OBJECTS, **options: object) -> FilmEvaluator:
     made = evaluator(folder, output, report=True, **options)
-    save = SaveRadiographd("pred", output, made.provenance, objects=objects, scores=True, report=True)
+    save = SaveRadiographd("pred", output, made.provenance, objects=objects, scores=True, report=True, created=CREATED)
     made.chain.postprocessing = Compose([Scored(), save])
     return made
 

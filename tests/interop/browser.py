@@ -17,9 +17,10 @@ class Browser:
     Args:
         program: path of Chromium.
         profile: an empty folder.
+        webgl: let pages draw in three dimensions, by software.
     """
 
-    def __init__(self, program: str, profile: Path) -> None:
+    def __init__(self, program: str, profile: Path, webgl: bool = False) -> None:
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self._numbers = itertools.count(1)
@@ -27,7 +28,14 @@ class Browser:
         (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
         # The pipe's ends must be descriptors 3 and 4 of the browser.
         command = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1400,1000"]
+        options = ["--headless=new", "--no-sandbox", "--no-first-run", "--no-proxy-server", "--window-size=1400,1000"]
+        software = [
+            "--use-gl=angle",
+            "--use-angle=swiftshader",
+            "--enable-unsafe-swiftshader",
+            "--ignore-gpu-blocklist",
+        ]
+        options += software if webgl else ["--disable-gpu"]
         options += ["--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
         self._process = subprocess.Popen(
             ["bash", "-c", command, "-", str(theirs_in), str(theirs_out), program, *options],
@@ -49,9 +57,9 @@ class Browser:
         self._process.wait(30)
         self._write.close(), self._read.close()
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait until its scripts have run."""
-        self._ask("Page.navigate", url=path.as_uri())
+    def open(self, page: Path | str) -> None:
+        """Load a file, or an address, and wait until its scripts have run."""
+        self._ask("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self._wait("Page.loadEventFired")
 
     def __call__(self, script: str) -> Any:
@@ -89,6 +97,7 @@ class Browser:
         parameters = message.get("params", {})
         if message.get("method") == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"][:200])
-        if message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
+        told = message.get("method") == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "assert")
+        if told or message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
             self.complaints.append(json.dumps(parameters)[:500])
         return message

@@ -104,7 +104,7 @@ def test_results_are_found_and_fetched_by_dimse(routed, orthanc, tool, tmp_path)
         command = [tool("findscu"), "-S", *query, *peer(orthanc)]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         assert ds.SeriesInstanceUID in found.stdout + found.stderr
-        assert "not for diagnosis" in found.stdout + found.stderr
+        assert "Research AI: reconstruction" in found.stdout + found.stderr
         target = tmp_path / ds.SOPInstanceUID
         target.mkdir()
         keys = [f"{level}InstanceUID={ds[level + 'InstanceUID'].value}" for level in ("Study", "Series", "SOP")]

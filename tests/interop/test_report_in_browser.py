@@ -10,7 +10,7 @@ from PIL import Image
 
 from monai_cxr_vae.data.pictures import strip
 from monai_cxr_vae.data.writers import strip_file
-from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.inference.report import write_report
 from tests.interop.browser import Browser
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from monai_cxr_vae.scoring import regions
+from monai_cxr_vae.data.regions import regions
 
 CORNERS = np.ones((3, 3), int)
 

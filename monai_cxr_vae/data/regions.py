@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# The limit of the heat maps' scale, which one normal film in ten exceeds somewhere.
-THRESHOLD = 0.5
+from monai_cxr_vae.data.pictures import LIMIT
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Region:
     outline: np.ndarray
 
 
-def regions(heat: np.ndarray, threshold: float = THRESHOLD) -> list[Region]:
+def regions(heat: np.ndarray, threshold: float = LIMIT) -> list[Region]:
     """The connected regions, corners included, whose values exceed a threshold, the hottest first.
 
     Args:

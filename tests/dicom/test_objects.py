@@ -1,0 +1,230 @@
+"""Derived objects belong to the film's patient and study, and one UID never stands for two contents."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import DataElement, Dataset, config
+from pydicom.datadict import dictionary_VR
+
+from monai_cxr_vae.dicom.objects import Provenance, malformed_identity
+from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
+from monai_cxr_vae.dicom.structured_report import structured_report
+from monai_cxr_vae.errors import BadUID, MalformedIdentity
+from tests.dicom.sources import VARIANTS, film, header
+
+PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
+CREATED = datetime.datetime(2026, 1, 31, 23, 30, 5, tzinfo=datetime.timezone(datetime.timedelta(hours=-2)))
+IMAGE = np.linspace(-0.1, 1.1, 64 * 48, dtype=np.float32).reshape(64, 48)
+PICTURE = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+
+SCORES = {"quality": 0.5, "quality_p": 0.4, "quality_part": "fault"}
+SCORES |= {"anomaly": 2.5, "anomaly_p": 0.01, "anomaly_part": "finding"}
+IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyID")
+
+
+def read(obj):
+    return pydicom.dcmread(io.BytesIO(obj.data))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_object_belongs_to_the_patient_and_study(variant):
+    source, derived = header(variant), read(secondary_capture(header(variant), IMAGE, PROVENANCE, CREATED))
+    for keyword in IDENTITY:
+        assert keyword in derived
+        assert str(derived.get(keyword) or "") == str(source.get(keyword) or "")
+    assert derived.SeriesInstanceUID not in (source.SeriesInstanceUID, source.StudyInstanceUID)
+    assert derived.SOPInstanceUID != source.SOPInstanceUID
+    reference = derived.SourceImageSequence[0]
+    assert (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) == (source.SOPClassUID, "1.2.3.4.5")
+    assert derived.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4"
+
+
+@pytest.mark.parametrize("variant", ["japanese", "cr_mono1"])
+def test_text_keeps_its_very_bytes(variant):
+    source = header(variant)
+    raw = source.get_item("PatientName").value
+    assert raw.rstrip(b" ") in secondary_capture(source, IMAGE, PROVENANCE, CREATED).data
+    derived = read(secondary_capture(header(variant), IMAGE, PROVENANCE, CREATED))
+    assert str(derived.PatientName) == str(film(variant).PatientName)
+
+
+def test_decoding_the_header_first_changes_nothing():
+    untouched, decoded = header("japanese"), header("japanese")
+    str(decoded)
+    assert secondary_capture(untouched, IMAGE, PROVENANCE, CREATED) == secondary_capture(
+        decoded, IMAGE, PROVENANCE, CREATED
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_describes_the_source_image_stays_behind():
+    source = header("dx_mono2_12")
+    source.add_new(0x00090010, "LO", "VENDOR")
+    source.add_new(0x00091001, "LO", "secret")
+    source.add_new(0x60003000, "OW", b"\1\1")
+    source.Exposure, source.ImagerPixelSpacing, source.PixelPaddingValue = 3, [0.1, 0.1], 0
+    source.PatientAge = "64"  # malformed and optional
+    ds = read(secondary_capture(source, IMAGE, PROVENANCE, CREATED))
+    kept_out = ("Exposure", "ImagerPixelSpacing", "PixelPaddingValue", "PatientAge", 0x00090010, 0x00091001, 0x60003000)
+    assert not [element for element in kept_out if element in ds]
+
+
+def test_a_copied_sequence_leaves_its_private_elements_behind():
+    source = header("dx_mono2_12")
+    item = Dataset()
+    item.PatientID, item.IssuerOfPatientID = "other", "elsewhere"
+    item.add_new(0x00090010, "LO", "VENDOR")
+    item.add_new(0x00091001, "LO", "secret")
+    source.OtherPatientIDsSequence = [item]
+    (copied,) = read(secondary_capture(source, IMAGE, PROVENANCE, CREATED)).OtherPatientIDsSequence
+    assert (copied.PatientID, copied.IssuerOfPatientID, len(copied)) == ("other", "elsewhere", 2)
+    assert len(source.OtherPatientIDsSequence[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "written"),
+    [("InstanceNumber", "20240101123456", 1), ("PatientOrientation", ["Ä", "F"], None)],
+)
+def test_what_only_helps_to_read_is_left_out_when_malformed(keyword: str, value: object, written: object):
+    source = header("dx_mono2_12")
+    source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
+    assert (read(secondary_capture(source, IMAGE, PROVENANCE, CREATED))[keyword].value or None) == written
+
+
+def test_same_arguments_same_bytes_and_any_change_another_uid():
+    base = secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, CREATED)
+    assert secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, CREATED) == base
+    one_pixel, renamed, other_film = IMAGE.copy(), header("dx_mono2_12"), header("dx_mono2_12")
+    one_pixel[30, 20] += 0.01
+    renamed.PatientName = "Meier^Anna"
+    other_film.SOPInstanceUID = "1.2.3.4.6"
+    variants = [
+        secondary_capture(header("dx_mono2_12"), one_pixel, PROVENANCE, CREATED),
+        secondary_capture(renamed, IMAGE, PROVENANCE, CREATED),
+        secondary_capture(other_film, IMAGE, PROVENANCE, CREATED),
+        secondary_capture(
+            header("dx_mono2_12"), IMAGE, dataclasses.replace(PROVENANCE, model_sha256="c" * 64), CREATED
+        ),
+        secondary_capture(
+            header("dx_mono2_12"), IMAGE, dataclasses.replace(PROVENANCE, config_sha256="c" * 64), CREATED
+        ),
+        secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, CREATED + datetime.timedelta(seconds=1)),
+        secondary_capture(header("dx_mono2_12"), IMAGE.reshape(48, 64), PROVENANCE, CREATED),
+        secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, CREATED, bits_stored=16),
+        coloured_capture(header("dx_mono2_12"), PICTURE, "heat map", PROVENANCE, CREATED),
+        coloured_capture(header("dx_mono2_12"), PICTURE, "residual", PROVENANCE, CREATED),
+    ]
+    assert len({base.sop_uid, *(v.sop_uid for v in variants)}) == len(variants) + 1
+
+
+def results(source):
+    """One of each kind."""
+    return [
+        read(derived)
+        for derived in (
+            secondary_capture(source, IMAGE, PROVENANCE, CREATED),
+            coloured_capture(source, PICTURE, "heat map", PROVENANCE, CREATED),
+            structured_report(source, SCORES, PROVENANCE, CREATED),
+        )
+    ]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_series_of_two_films_of_a_study_are_told_apart_and_stand_together(apart: bool):
+    """Whether or not the films share a series; their numbers are the same, as those of two detectors may be."""
+    first, second = header("dx_mono2_12"), header("dx_mono2_12")
+    second.SOPInstanceUID, second.ViewPosition = "1.2.3.4.6", "AP"
+    if apart:
+        second.SeriesInstanceUID = "1.2.3.8"
+    objects = [*results(first), *results(second)]
+    for keyword in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription"):
+        assert len({ds[keyword].value for ds in objects}) == 6
+    of_first = {ds.SeriesNumber for ds in objects[:3]}
+    order = [number in of_first for number in sorted(ds.SeriesNumber for ds in objects)]
+    assert order in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3)
+    for ds, view in zip(objects, ["PA"] * 3 + ["AP"] * 3, strict=True):
+        assert ds.SeriesDescription.startswith("Research AI: ")
+        assert f"series 1 image 7 {view}" in ds.SeriesDescription
+        assert len(ds.SeriesDescription) <= 64
+        assert max(first.SeriesNumber, 9000) < ds.SeriesNumber < 2**31
+        assert f"film {ds.SeriesNumber // 10 % 100_000:05d}" in ds.SeriesDescription
+
+
+def test_a_long_name_leaves_out_all_but_the_film():
+    source = header("dx_mono2_12")
+    source.SeriesNumber = source.InstanceNumber = 2**31 - 1
+    names = [ds.SeriesDescription for ds in results(source)]
+    assert max(map(len, names)) <= 64
+    assert all("film" in name and "image" not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("offset", "date", "time"),
+    [(None, "20260131", "233005"), ("+0130", "20260201", "030005"), ("noon", "20260131", "233005")],
+)
+def test_times_are_those_of_the_result(offset: str | None, date: str, time: str):
+    """Never the film's; in the zone of the film, which the object states for all its times."""
+    source = header("dx_mono2_12")
+    if offset:
+        source.TimezoneOffsetFromUTC = offset
+    for ds in results(source):
+        for event in ("Content", "Series", "InstanceCreation"):
+            assert (ds[f"{event}Date"].value, ds[f"{event}Time"].value) == (date, time)
+        assert (ds.StudyDate, ds.StudyTime) == (source.StudyDate, source.StudyTime)
+        assert ds.get("TimezoneOffsetFromUTC") == offset
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+@pytest.mark.parametrize("value", [None, "1.2.3/../../evil"])
+@pytest.mark.filterwarnings("ignore")
+def test_film_without_a_sound_uid_is_refused(keyword, value):
+    source = header("dx_mono2_12")
+    setattr(source, keyword, value)
+    with pytest.raises(BadUID):
+        secondary_capture(source, IMAGE, PROVENANCE, CREATED)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "written"),
+    [
+        ("PatientBirthDate", "1960.01.02", "19600102"),
+        ("StudyDate", "2024-01-02", "20240102"),
+        ("StudyTime", "10:11:12.5", "101112.5"),
+        ("StudyTime", "101112.", "101112"),
+        ("StudyTime", "101112.1234567", "101112.123456"),
+        ("StudyTime", "10:11", "1011"),
+    ],
+)
+def test_an_older_form_of_a_date_or_time_is_converted(keyword: str, value: str, written: str):
+    source = header("dx_mono2_12")
+    source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
+    assert malformed_identity(source) == ()
+    assert read(secondary_capture(source, IMAGE, PROVENANCE, CREATED))[keyword].value == written
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientBirthDate", "1960"),
+        ("PatientBirthDate", "1960.13.02"),
+        ("PatientBirthDate", "02.01.1960"),
+        ("StudyID", "1.2.840.113619.2.1"),
+        ("PatientBirthDate", "d" * 56),
+        ("StudyTime", "half past ten"),
+        ("AccessionNumber", "7" * 17),
+    ],
+)
+def test_a_film_whose_identity_is_malformed_is_refused_without_quoting_it(keyword: str, value: str):
+    source = header("dx_mono2_12")
+    source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
+    assert malformed_identity(source) == (f"malformed_{keyword}",)
+    with pytest.raises(MalformedIdentity, match=keyword) as error:
+        secondary_capture(source, IMAGE, PROVENANCE, CREATED)
+    assert value not in str(error.value)
+    assert error.value.codes == (f"malformed_{keyword}",)

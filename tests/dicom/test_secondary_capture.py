@@ -1,0 +1,104 @@
+"""What a derived image shows and says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import DataElement, config
+from pydicom.uid import UID
+
+from monai_cxr_vae.dicom.objects import is_own_output
+from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
+from tests.dicom.sources import header
+from tests.dicom.test_objects import CREATED, IMAGE, PICTURE, PROVENANCE, read
+
+
+def test_object_says_what_it_is():
+    ds = read(secondary_capture(header("cr_mono1"), IMAGE, PROVENANCE, CREATED))
+    assert ds.SOPClassUID == ds.file_meta.MediaStorageSOPClassUID == UID("1.2.840.10008.5.1.4.1.1.7")
+    assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+    assert ds.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert list(ds.ImageType) == ["DERIVED", "SECONDARY", "OTHER"]
+    assert ds.SeriesDescription.startswith("Research AI: reconstruction")
+    assert "not for diagnosis" in ds.DerivationDescription
+    assert "model" in ds.DerivationDescription
+    assert ds.Modality == "OT"
+    equipment = ds.ContributingEquipmentSequence[0]
+    assert equipment.PurposeOfReferenceCodeSequence[0].CodeMeaning == "Processing Algorithm"
+    assert list(equipment.SoftwareVersions) == ["1.2.3", "a" * 64, "b" * 32]
+    assert is_own_output(ds)
+    assert not is_own_output(header("cr_mono1"))
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_pixels_are_the_image(bits):
+    """MONOCHROME2 whatever the source was; the window shows black as 0 and the top value as white."""
+    ds = read(secondary_capture(header("cr_mono1"), IMAGE, PROVENANCE, CREATED, bits_stored=bits))
+    top = 2**bits - 1
+    assert ds.PhotometricInterpretation == "MONOCHROME2"
+    assert ds.PresentationLUTShape == "IDENTITY"
+    assert (ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation) == (16, bits, bits - 1, 0)
+    assert ds.pixel_array.max() == top
+    assert ds.pixel_array.min() == 0
+    np.testing.assert_allclose(ds.pixel_array / top, np.clip(IMAGE, 0, 1), atol=0.51 / top)
+    low = ds.WindowCenter - 0.5 - (ds.WindowWidth - 1) / 2  # PS3.3 C.11.2.1.2.1
+    assert (low, low + ds.WindowWidth - 1) == (0, top)
+
+
+@pytest.mark.parametrize("shown", ["heat map", "residual"])
+def test_overlay_is_the_picture_and_says_what_its_colours_mean(shown):
+    ds = read(coloured_capture(header("cr_mono1"), PICTURE, shown, PROVENANCE, CREATED))
+    assert (ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.PlanarConfiguration) == ("RGB", 3, 0)
+    np.testing.assert_array_equal(ds.pixel_array, PICTURE)
+    assert shown in ds.SeriesDescription
+    assert {"heat map": "unusual", "residual": "difference"}[shown] in ds.DerivationDescription
+    assert len(ds.DerivationDescription) <= 1024
+
+
+def test_lossy_past_and_burned_in_text_travel_along():
+    lossy = read(secondary_capture(header("lossy"), IMAGE, PROVENANCE, CREATED))
+    assert (lossy.LossyImageCompression, lossy.LossyImageCompressionRatio) == ("01", 12.5)
+    unsaid = header("lossy")
+    del unsaid.LossyImageCompression, unsaid.LossyImageCompressionMethod
+    lossy = read(secondary_capture(unsaid, IMAGE, PROVENANCE, CREATED))
+    assert (lossy.LossyImageCompression, lossy.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    unsaid = header("lossy")
+    del unsaid.LossyImageCompression
+    unsaid.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    assert (
+        read(secondary_capture(unsaid, IMAGE, PROVENANCE, CREATED)).LossyImageCompression == "01"
+    )  # a method or ratio says so
+    assert read(secondary_capture(header("cr_mono1"), IMAGE, PROVENANCE, CREATED)).LossyImageCompression == "00"
+    assert read(secondary_capture(header("burned_in"), IMAGE, PROVENANCE, CREATED)).BurnedInAnnotation == "YES"
+    assert read(secondary_capture(header("cr_mono1"), IMAGE, PROVENANCE, CREATED)).BurnedInAnnotation == "NO"
+
+
+@pytest.mark.parametrize(
+    ("said", "in_sc", "in_overlay"),
+    [(None, None, "YES"), ("", None, "YES"), ("YES", "YES", "YES"), ("yes", "YES", "YES"), ("NO", "NO", "NO")],
+)
+def test_burned_in_text_that_nobody_denies_is_not_denied(said: str | None, in_sc: str | None, in_overlay: str):
+    source = header("cr_mono1")
+    del source.BurnedInAnnotation
+    if said is not None:
+        source["BurnedInAnnotation"] = DataElement("BurnedInAnnotation", "CS", said, validation_mode=config.IGNORE)
+    assert read(secondary_capture(source, IMAGE, PROVENANCE, CREATED)).get("BurnedInAnnotation") == in_sc
+    assert (
+        read(coloured_capture(source, PICTURE, "residual", PROVENANCE, CREATED)).get("BurnedInAnnotation") == in_overlay
+    )
+
+
+@pytest.mark.parametrize(("said", "written"), [(None, None), ("", None), ("00", "00"), ("0", "00"), ("1", "01")])
+def test_a_lossless_past_that_nobody_tells_is_not_told(said: str | None, written: str | None):
+    source = header("cr_mono1")
+    del source.LossyImageCompression
+    if said is not None:
+        source.LossyImageCompression = said
+    assert read(secondary_capture(source, IMAGE, PROVENANCE, CREATED)).get("LossyImageCompression") == written
+
+
+@pytest.mark.parametrize("image", [np.full((4, 4), np.nan), np.zeros((1, 4, 4)), np.array(1.0)])
+def test_what_is_no_finite_image_is_refused(image):
+    with pytest.raises(ValueError, match="image"):
+        secondary_capture(header("dx_mono2_12"), image, PROVENANCE, CREATED)
