@@ -61,6 +61,11 @@ class Health:
         self._thread.start()
         return self
 
+    @property
+    def port(self) -> int:
+        """The port that is listened to."""
+        return self._server.server_port
+
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()

@@ -21,7 +21,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from monai_cxr_vae.dicom.files import DEFLATED, open_dataset
 from monai_cxr_vae.dicom.select import SOP_CLASSES
 from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
-from monai_cxr_vae.errors import FilmError, InputError, OutputError
+from monai_cxr_vae.errors import FilmError, InputError, NoPixels, OutputError
 from monai_cxr_vae.files import MAX_FILE_BYTES
 from monai_cxr_vae.service.spool import Received, Spool
 
@@ -150,6 +150,8 @@ class Receiver:
             if not is_safe_uid(uid) or str(dataset.get("SOPInstanceUID")) != uid:
                 logger.warning("refused an object from %s: its SOP Instance UID is malformed or not as announced", peer)
                 return NOT_UNDERSTOOD
+            if "PixelData" not in dataset:
+                raise NoPixels("an image without pixels")
             del dataset
             received = self._spool.receive(uid, data, peer)
         except FilmError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import json
 import logging
 import os
@@ -37,7 +38,7 @@ from monai_cxr_vae.version import __version__
 logger = logging.getLogger(__name__)
 
 # Seconds between two looks at what a clock or another process may have made due, two reports, two tidyings.
-LOOK, REPORT, TIDY = 2.0, 5.0, 3600.0
+LOOK, REPORT, TIDY = 2.0, 10.0, 3600.0
 # Films that wait in memory; the others wait in the journal.
 _AHEAD = 16
 
@@ -91,7 +92,7 @@ def film_chain(
 
 
 class Node:
-    """A node on a spool.
+    """A node on a spool; it receives and sends while its ``with`` block lasts, and works while :meth:`run` does.
 
     Args:
         spool: that no other node works on (:meth:`Spool.take`).
@@ -99,6 +100,9 @@ class Node:
         provenance: the weights and settings behind it.
         destinations: where results go.
         options: how it works.
+
+    Raises:
+        InputError: on entering, if a port cannot be listened to or a peer has no address.
     """
 
     def __init__(
@@ -120,34 +124,57 @@ class Node:
         self._error: str | None = None
         self._started = time.time()
 
-    def run(self) -> None:
-        """Work until :meth:`stop` is called; the films at hand are finished.
-
-        Raises:
-            InputError: a port cannot be listened to, or a peer has no address.
-        """
+    def __enter__(self) -> Node:
         options = self.options
         with contextlib.ExitStack() as stack:
             stack.callback(self._pool.close)
             self._pool.start()
-            stack.enter_context(Health(options.health_port, self.status))
-            receiver = Receiver(
-                self.spool, options.aet, (options.bind, options.port), options.peers, self.ring,
-                options.certificates.server(),
-            )  # fmt: skip
-            stack.enter_context(receiver)
+            self.health = stack.enter_context(Health(options.health_port, self.status))
+            address, tls = (options.bind, options.port), options.certificates.server()
+            receiver = Receiver(self.spool, options.aet, address, options.peers, self.ring, tls)
+            self.receiver = stack.enter_context(receiver)
             for sender in self._senders:
                 sender.start()
                 stack.callback(sender.stop)
             housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
             housekeeper.start()
             stack.callback(housekeeper.join)
-            stack.callback(self.stop)
+            stack.callback(self._stopping.set)
             self._warn_of_orphans()
-            logger.info("%s listens to %s:%d", options.aet, options.bind, receiver.port)
-            self._work()
+            self._cleanup = stack.pop_all()
+        logger.info("%s listens to %s:%d", options.aet, options.bind, self.receiver.port)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._cleanup:
             logger.info("ending: the films and results at hand are finished")
         self._report()
+
+    def run(self) -> None:
+        """Run films as they come, until :meth:`stop` is called; those at hand are finished."""
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._refill()
+                for task, result in self._pool.map(self._tasks, self._bell):
+                    if task is None:
+                        self._rung = False
+                    else:
+                        self._take(task, result)
+                        failures, self._error = 0, None
+                    self._refill()
+                if self._bell.poll(LOOK):
+                    self._bell.recv_bytes()
+                    self._rung = False
+            except (OutputError, WorkerError) as error:
+                # No fault of a film: those at work are run again, when there is room again.
+                self._pool.close()
+                self._tasks.clear()
+                self._at_work.clear()
+                self._error = str(error)
+                logger.error("films cannot be run now, will be tried again: %s", error)
+                self._stopping.wait(pause(failures))
+                failures += 1
 
     def stop(self) -> None:
         """End :meth:`run` soon; may be called from a signal handler or another thread."""
@@ -183,31 +210,6 @@ class Node:
             "error": self._error,
             **told,
         }
-
-    def _work(self) -> None:
-        failures = 0
-        while not self._stopping.is_set():
-            try:
-                self._refill()
-                for task, result in self._pool.map(self._tasks, self._bell):
-                    if task is None:
-                        self._rung = False
-                    else:
-                        self._take(task, result)
-                        failures, self._error = 0, None
-                    self._refill()
-                if self._bell.poll(LOOK):
-                    self._bell.recv_bytes()
-                    self._rung = False
-            except (OutputError, WorkerError) as error:
-                # No fault of a film: those at work are run again, when there is room again.
-                self._pool.close()
-                self._tasks.clear()
-                self._at_work.clear()
-                self._error = str(error)
-                logger.error("films cannot be run now, will be tried again: %s", error)
-                self._stopping.wait(pause(failures))
-                failures += 1
 
     def _refill(self) -> None:
         """Keep some films ready for the processes."""
@@ -290,7 +292,8 @@ def serve(
         stack.callback(spool.close)
         spool.take(stack)
         chain, provenance = film_chain(spool.results, objects, weights)
-        node = Node(spool, chain, provenance, destinations, options)
+        node = stack.enter_context(Node(spool, chain, provenance, destinations, options))
+        gc.freeze()  # libraries are no garbage; the receiver looks for some twice a minute
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: node.stop()))
         node.run()
