@@ -8,7 +8,7 @@ venv="$root/.venv"
 stamp="$venv/.installed" now=$(cat "$root/setup.cfg" "$root/pyproject.toml" "$root/constraints.txt" | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then
     echo "installing into $venv (a few minutes the first time)"
-    "$venv/bin/pip" install -q --disable-pip-version-check -c "$root/constraints.txt" -e "$root[dev]"
+    "$venv/bin/pip" install -q --disable-pip-version-check -c "$root/constraints.txt" -e "$root[dev,pacs]"
     echo "$now" >"$stamp"
 fi
 export PATH="$venv/bin:$PATH"
