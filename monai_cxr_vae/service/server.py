@@ -142,7 +142,8 @@ class Node:
             stack.callback(self._stopping.set)
             self._warn_of_orphans()
             self._cleanup = stack.pop_all()
-        logger.info("%s listens to %s:%d", options.aet, options.bind, self.receiver.port)
+        how = " over TLS" if tls else ""
+        logger.info("%s listens to %s:%d%s", options.aet, options.bind, self.receiver.port, how)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,8 +162,8 @@ class Node:
                         self._rung = False
                     else:
                         self._take(task, result)
-                        failures, self._error = 0, None
                     self._refill()
+                failures, self._error = 0, None
                 if self._bell.poll(LOOK):
                     self._bell.recv_bytes()
                     self._rung = False
