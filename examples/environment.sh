@@ -8,7 +8,7 @@ venv="${VENV:-$root/.venv}" constraints="${CONSTRAINTS:-$root/constraints.txt}"
 stamp="$venv/.installed" now=$(cat "$root/setup.cfg" "$root/pyproject.toml" "$constraints" | cksum)-$root
 if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then
     echo "installing into $venv (a few minutes the first time)"
-    "$venv/bin/pip" install -q --disable-pip-version-check -c "$constraints" -e "$root[dev]"
+    "$venv/bin/pip" install -q --disable-pip-version-check -c "$constraints" -e "$root[dev,pacs]"
     echo "$now" >"$stamp"
 fi
 export PATH="$venv/bin:$PATH"

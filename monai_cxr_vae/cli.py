@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.settings import (
     COUNT,
@@ -79,6 +80,8 @@ def _parser() -> Parser:
     _add_embed(commands)
     _add_sample(commands)
     _add_phantom(commands)
+    _add_serve(commands)
+    _add_outbox(commands)
     return parser
 
 
@@ -290,6 +293,118 @@ def _phantom(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     print("They are no films of people: the shipped scores, told for real films of adults, do not hold for them.")
 
 
+def _add_serve(commands: Any) -> None:
+    text = "receive films by C-STORE, run them, send results by C-STORE and STOW-RS, until SIGTERM"
+    serve = _command(commands, "serve", _serve, text)
+    serve.add_argument(
+        "spool", type=Path, metavar="SPOOL", help="folder of films, results and journal; on a local disk"
+    )
+    serve.add_argument("--aet", type=_ae_title, default="CXRVAE", metavar="AET", help="AE title (default: CXRVAE)")
+    serve.add_argument("--port", type=_count, default=11112, help="to listen to (default: 11112)")
+    serve.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="to listen to (default: 127.0.0.1)")
+    several: dict[str, Any] = {"action": "append", "default": []}
+    serve.add_argument(
+        "--peer",
+        type=_peer,
+        required=True,
+        action="append",
+        metavar="AET@HOST",
+        help="who may send; any number of times",
+    )
+    serve.add_argument(
+        "--send", type=_destination, metavar="AET@HOST:PORT", help="where results go by C-STORE", **several
+    )
+    serve.add_argument("--send_tls", type=_destination, metavar="AET@HOST:PORT", help="the same, over TLS", **several)
+    serve.add_argument(
+        "--stow", metavar="URL", help="where results go by STOW-RS, as https://HOST/dicom-web", **several
+    )
+    serve.add_argument(
+        "--credentials",
+        type=Path,
+        metavar="FILE",
+        help="for --stow, of the form of netrc: machine HOST login USER password WORD; without login a bearer token",
+    )
+    serve.add_argument("--tls_cert", type=Path, metavar="FILE", help="own certificate (PEM): receive over TLS only")
+    serve.add_argument("--tls_key", type=Path, metavar="FILE", help="its key")
+    serve.add_argument(
+        "--tls_ca", type=Path, metavar="FILE", help="whose certificates are trusted; callers then need one of them"
+    )
+    serve.add_argument(
+        "--objects",
+        nargs="+",
+        choices=("sc", "overlay", "sr"),
+        default=["sc", "sr"],
+        metavar="KIND",
+        help="what to make of a film: sc overlay sr (default: sc sr)",
+    )
+    serve.add_argument(
+        "--keep", type=_days, default=7.0, metavar="DAYS", help="keep what is delivered so long (default: 7)"
+    )
+    serve.add_argument("--health_port", type=_count, metavar="PORT", help="of GET /health (default: that above --port)")
+    serve.add_argument("--workers", type=_count, help="processes (default: one per core, at most 4)")
+    serve.add_argument("--timeout", type=_count, default=120, help="seconds per film (default: 120)")
+    _take_settings(serve, {"weights": None})
+
+
+def _serve(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
+    try:
+        from monai_cxr_vae.service import outbox, receiver, server, tls
+    except ModuleNotFoundError as error:
+        raise InputError(f"there is no {error.name}: pip install 'monai-cxr-vae[pacs]'") from error
+
+    # A line per event, with its time, for a service's log.
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if not (arguments.send or arguments.send_tls or arguments.stow):
+        raise InputError("name at least one destination, with --send, --send-tls or --stow")
+    certificates = tls.Certificates(arguments.tls_cert, arguments.tls_key, arguments.tls_ca)
+    clear = [(*to, None) for to in arguments.send]
+    secure = [(*to, certificates.client()) for to in arguments.send_tls]
+    destinations: list[outbox.Destination] = [outbox.StorageSCP(arguments.aet, *to) for to in clear + secure]
+    destinations += [outbox.StowService(url, arguments.credentials, certificates) for url in arguments.stow]
+    options = server.NodeOptions(
+        arguments.aet,
+        tuple(receiver.Peer(*peer) for peer in arguments.peer),
+        bind=arguments.bind,
+        port=arguments.port,
+        health_port=arguments.health_port or arguments.port + 1,
+        certificates=certificates,
+        keep=arguments.keep,
+        num_workers=arguments.workers,
+        timeout=arguments.timeout,
+    )
+    try:
+        server.serve(arguments.spool, options, destinations, arguments.objects, arguments.weights)
+    except OutputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _add_outbox(commands: Any) -> None:
+    text = "list results that wait, were refused or withdrawn, and films that failed; the node may be at work"
+    outbox = _command(commands, "outbox", _outbox, text)
+    outbox.add_argument("spool", type=Path, metavar="SPOOL")
+    outbox.add_argument(
+        "--requeue",
+        nargs="*",
+        type=_count,
+        metavar="NUMBER",
+        help="send these refused results again; without numbers all, and run failed films again",
+    )
+
+
+def _outbox(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from monai_cxr_vae.service.spool import Spool
+
+    spool = Spool.existing(arguments.spool)
+    if arguments.requeue is not None:
+        print(f"{spool.requeue(arguments.requeue)} are tried again")
+        return
+    for entry in spool.outbox():
+        print(*(f"{name}={value}" for name, value in entry.items() if value is not None), sep="\t")
+
+
 def _command(
     commands: Any, name: str, function: Callable[..., int | None], text: str, usage: str | None = None
 ) -> argparse.ArgumentParser:
@@ -397,6 +512,37 @@ def _run_config(files: list[str], workflow_type: str, settings: dict[str, Any]) 
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+def _ae_title(text: str) -> str:
+    if not (0 < len(text.strip()) <= 16 and text.isascii() and text.isprintable() and "\\" not in text):
+        raise argparse.ArgumentTypeError(f"an AE title has 1 to 16 letters, not {text!r}")
+    return text.strip()
+
+
+def _peer(text: str) -> tuple[str, str]:
+    aet, _, host = text.partition("@")
+    if not host:
+        raise argparse.ArgumentTypeError(f"must be AET@HOST, not {text!r}")
+    return _ae_title(aet), host
+
+
+def _destination(text: str) -> tuple[str, str, int]:
+    aet, host = _peer(text)
+    host, _, port = host.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"must be AET@HOST:PORT, not {text!r}")
+    return aet, host.strip("[]"), int(port)
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1
+    if not 0 <= days < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of days, not {text!r}")
+    return days
 
 
 def _count(text: str) -> int:

@@ -99,11 +99,16 @@ class IsolatedPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def map(self, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
+    def start(self) -> None:
+        """Start the processes before there are tasks for them."""
+        self._workers = [worker or self._start() for worker in self._workers]
+
+    def map(self, tasks: deque[Any], bell: Connection | None = None) -> Iterator[tuple[Any, Any]]:
         """Yield ``(task, result)`` as they come; the result is a :class:`Fault` where the process was lost.
 
         Args:
             tasks: emptied from the left; whoever takes the results may add to it.
+            bell: a message on it ends the wait for results, with None for task and result, since there may be tasks.
 
         Raises:
             OutputError: raised by the function; the run is over.
@@ -118,7 +123,11 @@ class IsolatedPool:
             busy = [worker for worker in self._workers if worker is not None and worker.tasks]
             if not busy:
                 return
-            ready = wait([w.pipe for w in busy], timeout=max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+            pipes: list[Connection] = [w.pipe for w in busy] + ([bell] if bell else [])
+            ready = wait(pipes, timeout=max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+            if bell in ready:
+                bell.recv_bytes()  # type: ignore[union-attr]
+                yield None, None
             for worker in busy:
                 if worker.pipe in ready:
                     yield from self._receive(worker, tasks)
