@@ -28,14 +28,14 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from monai_cxr_vae.errors import InputError, OutputError
-from monai_cxr_vae.service.receiver import ACSE_TIMEOUT, IMPLEMENTATION_NAME, IMPLEMENTATION_UID, MAX_PDU
+from monai_cxr_vae.service.receiver import IMPLEMENTATION_NAME, IMPLEMENTATION_UID, MAX_PDU
 from monai_cxr_vae.service.spool import Delivery, Spool
 from monai_cxr_vae.service.tls import Certificates
 
 logger = logging.getLogger(__name__)
 
-# Results sent in one association or session, and seconds to wait for a connection and for an answer.
-BATCH, CONNECT_TIMEOUT, ANSWER_TIMEOUT = 50, 10, 60
+# Results sent in one association or session, and seconds to wait for a connection, an association and an answer.
+BATCH, CONNECT_TIMEOUT, ACSE_TIMEOUT, ANSWER_TIMEOUT = 50, 10, 30, 60
 # Seconds: the longest pause between two tries, and between two looks into the journal, which others may requeue in.
 LONGEST_PAUSE, LOOK = 300.0, 5.0
 # PS3.7 annex C and PS3.4 B.2.3: processing failure, resource limitation and not authorised may pass; a duplicate is

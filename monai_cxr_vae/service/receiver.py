@@ -44,8 +44,8 @@ MAX_CONNECTIONS = 50
 MAX_PDU = 2**17
 # Association requests have no limit of their own.
 _MAX_ANY_PDU = 2**20
-# Seconds: for the TLS handshake, for the association request, and without a word within an association.
-HANDSHAKE_TIMEOUT, ACSE_TIMEOUT, NETWORK_TIMEOUT = 10, 30, 60
+# Seconds: for the TLS handshake and again for the association request, and without a word within an association.
+GREETING_TIMEOUT, NETWORK_TIMEOUT = 10, 60
 _REJECTED = (0x01, 0x01, 0x03)  # permanently, by the service user: calling AE title not recognised (PS3.8 9.3.4)
 IMPLEMENTATION_UID, IMPLEMENTATION_NAME = UID(uid_from("monai_cxr_vae", "node")), "MONAI_CXR_VAE"
 
@@ -91,7 +91,7 @@ class Receiver:
         self._ae.require_called_aet = True
         self._ae.maximum_associations = MAX_ASSOCIATIONS
         self._ae.maximum_pdu_size = MAX_PDU
-        self._ae.acse_timeout, self._ae.network_timeout = ACSE_TIMEOUT, NETWORK_TIMEOUT
+        self._ae.acse_timeout, self._ae.network_timeout = GREETING_TIMEOUT, NETWORK_TIMEOUT
         self._ae.implementation_class_uid = IMPLEMENTATION_UID
         self._ae.implementation_version_name = IMPLEMENTATION_NAME
         self._ae.add_supported_context(Verification, ALL_TRANSFER_SYNTAXES)
@@ -174,7 +174,7 @@ class _Server(ThreadedAssociationServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = self.socket.accept()  # type: ignore[union-attr]
-        connection.settimeout(HANDSHAKE_TIMEOUT)
+        connection.settimeout(GREETING_TIMEOUT)
         if self.ssl_context:
             connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address

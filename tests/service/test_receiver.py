@@ -228,7 +228,7 @@ def test_more_callers_than_there_is_room_for(spool, receiver, tmp_path):
 
 def test_idle_connections_have_an_end(spool, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 3)
-    monkeypatch.setattr(module, "ACSE_TIMEOUT", 3)
+    monkeypatch.setattr(module, "GREETING_TIMEOUT", 3)
     with listening(spool) as receiver:
         idle = [socket.create_connection((HERE, receiver.port)) for _ in range(6)]
         for connection in idle[3:]:
