@@ -137,7 +137,7 @@ def _scan(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     from monai_cxr_vae.inference import FolderOptions, scan
 
     counts: Counter[str] = Counter()
-    for row in scan(arguments.folder, FolderOptions(**settings, progress=sys.stderr.isatty())):
+    for row in scan(arguments.folder, FolderOptions(**settings, progress=True)):
         what = f"{row['status']} {row['reason'] or ''}".strip()
         counts[what] += 1
         # A line per file, whatever stands in its name.

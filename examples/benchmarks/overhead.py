@@ -108,7 +108,7 @@ class Alternate:
 
 
 def training(output_dir: str, pairs: int, image_size: int, batch_size: int, **settings: Any) -> ConfigWorkflow:
-    """The bundle's training on the built-in films: one epoch that is long enough, progress bar on in a pipe too."""
+    """The bundle's training on the built-in films: one epoch that is long enough."""
     handlers = ConfigParser.load_config_file(str(CONFIG))["train"]["handlers"]
     place = {handler["_target_"].rpartition(".")[2]: f"train#handlers#{i}" for i, handler in enumerate(handlers)}
     settings |= {
@@ -119,7 +119,6 @@ def training(output_dir: str, pairs: int, image_size: int, batch_size: int, **se
         "device": "cpu",
         "train#trainer#epoch_length": pairs + WARM_UP,
         "steps": STEPS,
-        f"{place['ProgressBar']}#disable": False,
         f"{place['FitStatistics']}#_disabled_": True,  # not a part of the steps, and impossible without a network
     }
     if "network_def" in settings:

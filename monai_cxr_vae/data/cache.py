@@ -21,7 +21,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from monai_cxr_vae.errors import Changed, FilmError, InputError, explain
 from monai_cxr_vae.files import check_size, open_file, write_whole
@@ -29,6 +28,7 @@ from monai_cxr_vae.film import read_film
 from monai_cxr_vae.machine import cpu_count
 from monai_cxr_vae.paths import cache_folder
 from monai_cxr_vae.pool import IsolatedPool, check_main_guard
+from monai_cxr_vae.progress import Progress, progress
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,7 @@ class FilmDataset(Dataset):
         data = list(data)
         with ThreadPoolExecutor(cpu_count()) as pool:
             digests = pool.map(_digest, (item["image"] for item in data))
-            bar = tqdm(digests, "comparing films", len(data), unit="film", disable=None, leave=False, delay=1)
-            seen = list(zip(data, bar, strict=True))
+            seen = list(zip(data, progress(digests, "comparing films", len(data)), strict=True))
         known = [(item, digest) for item, digest in seen if isinstance(digest, str)]
         records, failures = store.records([item["image"] for item, _ in known], [digest for _, digest in known])
         reasons = [failures.get(d) if isinstance(d, str) else explain(d)[1] for _, d in seen]
@@ -208,10 +207,10 @@ class FilmStore:
             IsolatedPool(_Decode(self.transform), in_flight=1) as pool,
             (self.folder / "films.u16").open("ab") as films,
             (self.folder / "index.jsonl").open("a") as lines,
-            tqdm(desc="reading films", total=len(tasks), unit="film", disable=None, leave=False) as bar,
+            Progress("reading films", len(tasks)) as seen,
         ):
             for task, film in pool.map(tasks):
-                bar.update()
+                seen.update()
                 if isinstance(film, str):
                     failures[task.digest] = film
                     continue

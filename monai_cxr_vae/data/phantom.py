@@ -19,6 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from monai_cxr_vae.data.thorax import SIDE_MM, Canvas, Thorax
 from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.paths import cache_folder
+from monai_cxr_vae.progress import progress
 
 FINDINGS = ("nodule", "opacity", "effusion")
 FORMATS = ("dicom", "png", "both")
@@ -125,7 +126,7 @@ def write_phantoms(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for index in range(count):
+    for index in progress(range(count), "drawing films", count):
         short = round(size * 5 / 6)
         phantom = render((seed, index), (size, short) if index % 2 == 0 else (short, size), finding)
         path = folder / f"phantom_{index:04d}.dcm"

@@ -26,6 +26,7 @@ from monai_cxr_vae.evaluation.metrics import (
 from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
 from monai_cxr_vae.networks import HierarchicalVAE
+from monai_cxr_vae.progress import progress
 
 _logger = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ def _run(model: Model, films: Tensor, batch_size: int, seed: int) -> tuple[Tenso
     """Posterior means and log variances, reconstructions from the mean and from a sampled latent, all on the CPU."""
     noise = torch.randn(len(films), model.latent_size, generator=torch.Generator().manual_seed(seed))
     parts = []
-    for x, epsilon in zip(films.split(batch_size), noise.split(batch_size), strict=True):
+    batches = list(zip(films.split(batch_size), noise.split(batch_size), strict=True))
+    for x, epsilon in progress(batches, f"parts of {batch_size} films", len(batches)):
         mu, logvar = model.encode(x.to(model.sigma.device))
         z = mu + (0.5 * logvar).exp() * epsilon.to(mu).view_as(mu)
         parts.append((mu.flatten(1), logvar.flatten(1), model.decode(mu), model.decode(z)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_cxr_vae.inference.evaluator import FilmEvaluator, ProgressOnTerminal
+from monai_cxr_vae.inference.evaluator import FilmEvaluator, FilmProgress
 from monai_cxr_vae.inference.film_chain import FilmChain
 from monai_cxr_vae.inference.folder import FilmFolder
 from monai_cxr_vae.inference.label_answer import LabelAnswerd
@@ -13,9 +13,9 @@ __all__ = [
     "FilmChain",
     "FilmEvaluator",
     "FilmFolder",
+    "FilmProgress",
     "FolderOptions",
     "FolderRun",
     "LabelAnswerd",
-    "ProgressOnTerminal",
     "scan",
 ]

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 
 from monai_cxr_vae.dicom.objects import Provenance
@@ -24,6 +23,7 @@ from monai_cxr_vae.inference.plan import FolderOptions
 from monai_cxr_vae.inference.ranks import Ranks
 from monai_cxr_vae.inference.rows import Row, summary
 from monai_cxr_vae.inference.run import FolderRun
+from monai_cxr_vae.progress import EngineProgress
 
 OUTPUT_FAILED, NO_WORKERS, INTERRUPTED, TERMINATED = 3, 5, 130, 143
 
@@ -64,7 +64,7 @@ class FilmEvaluator(Evaluator):
         **options: Any,
     ) -> None:
         super().__init__(torch.device(device), (), epoch_length=1, val_handlers=val_handlers, decollate=False)
-        options.setdefault("progress", sys.stderr.isatty())
+        options.setdefault("progress", True)
         self.chain = FilmChain(dataset.transform, network, inferer, postprocessing)
         size = batch_size or default_size(device)
         self.batches = FixedBatches(network, inferer, self.state.device, size) if size else None
@@ -138,13 +138,13 @@ class FilmEvaluator(Evaluator):
         return batchdata
 
 
-class ProgressOnTerminal:
-    """A progress bar of films, on a terminal only."""
+class FilmProgress(EngineProgress):
+    """How many films are done, told by the first rank of those that share them."""
 
     def attach(self, engine: Engine) -> None:
         """Follow the iterations of ``engine``."""
-        if sys.stderr.isatty() and Ranks.from_environment().first:
-            ProgressBar(desc="films", persist=True).attach(engine)
+        if Ranks.from_environment().first:
+            super().attach(engine)
 
 
 class _Rows:

@@ -28,7 +28,7 @@ class FolderOptions:
         retry_failed: try failed films again.
         manifest_paths: put input paths, which may name patients, into the manifest and the report.
         report: write ``report.html``, which shows the films.
-        progress: show progress bars.
+        progress: show how far the run has come.
     """
 
     num_workers: int | None = None

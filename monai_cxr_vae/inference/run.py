@@ -11,8 +11,6 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from tqdm import tqdm
-
 from monai_cxr_vae.data.writers import strip_file
 from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.errors import InputError, OutputError, Reason
@@ -46,6 +44,7 @@ from monai_cxr_vae.inference.worker import (
     Work,
 )
 from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.progress import progress
 
 
 def _pool(options: FolderOptions, work: Work, in_flight: int = 2) -> IsolatedPool:
@@ -69,7 +68,7 @@ def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Ite
 
         def run(tasks: dict[Any, int], what: str) -> Iterator[tuple[int, Row]]:
             results = pool.map(deque(tasks))
-            for task, result in tqdm(results, what, len(tasks), disable=not options.progress):
+            for task, result in progress(results, what, len(tasks), options.progress):
                 index = tasks[task]
                 fault = isinstance(result, Fault)
                 yield index, lost(result, task.path, stock.present[index].identity) if fault else result
@@ -375,7 +374,7 @@ class FolderRun:
             else:
                 tasks[HeaderTask(entry.path, self.options.strict_view, index in stock.changed)] = index
         results = self._pool.map(deque(tasks))
-        for task, result in tqdm(results, "headers", len(tasks), disable=not self.options.progress):
+        for task, result in progress(results, "headers", len(tasks), self.options.progress):
             entry = stock.present[tasks[task]]
             header = lost(result, entry.path, entry.identity) if isinstance(result, Fault) else result
             self._inputs.add(input_row(tasks[task], entry, dict(header)))

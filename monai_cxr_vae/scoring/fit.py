@@ -20,6 +20,7 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
 from monai_cxr_vae.networks.critic import Critic
 from monai_cxr_vae.networks.scorer import DETAIL, Aspects, Scorer, distance
+from monai_cxr_vae.progress import progress
 from monai_cxr_vae.scoring.score import examine
 
 FOLDS = 5
@@ -141,7 +142,7 @@ def expected_alarms(films: int, of: int = 100, level: float = 0.05) -> tuple[int
 
 def _examine_all(model: RadiographVAE, scorer: Scorer, films: FilmDataset) -> Aspects:
     looks = []
-    for start in range(0, len(films), 64):
+    for start in progress(range(0, len(films), 64), "parts of 64 films", -(-len(films) // 64)):
         batch = films.__getitems__(range(start, min(start + 64, len(films))))
         detail, mask = batch["image"], F.avg_pool2d(batch["mask"].float(), DETAIL) > 0.5
         looks.append(examine(model, scorer, F.avg_pool2d(detail, DETAIL), detail, mask))
