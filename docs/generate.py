@@ -8,71 +8,20 @@ from typing import Any
 
 from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from monai_cxr_vae.paths import bundle_root
-from monai_cxr_vae.startup import KNOBS
+from monai_cxr_vae.settings import SETTINGS, Setting
 
 HERE = Path(__file__).parent
 NOTE = "Written by `python docs/generate.py` from the tables in the code; do not edit.\n"
 
 # Per config: who reads it, and what precedes its table.
 CONFIGS = {
-    "train.json": "`cxr-vae train`, `python -m monai.bundle run training`. Each setting is an option of both: "
-    "`--max_epochs 50`.",
-    "critic.json": "After `train.json`, to train a critic; these differ from it or are new.",
+    "train.json": "`cxr-vae train`, `python -m monai.bundle run training`.",
+    "critic.json": "After `train.json`, to train a critic (`cxr-vae train --config critic`); these differ or are new.",
+    "prior.json": "After `train.json`, to train a prior (`cxr-vae train --config prior`); these differ or are new.",
     "evaluate.json": "After `train.json`, for `cxr-vae evaluate` and `run evaluating`; these differ or are new.",
-    "inference.json": "`cxr-vae reconstruct`, `cxr-vae score`, `python -m monai.bundle run inference`. Some options of "
-    "`cxr-vae` have other names (`--workers`, `--retry-failed`; see `cxr-vae reconstruct --help`).",
-}
-
-MEANING = {
-    "augment": "Vary position, shape and exposure of the training films a little.",
-    "batch_size": "Films per step, of all processes together. In inference: films per pass on an accelerator (null: 32 "
-    "there, one by one on a CPU).",
-    "bf16": "Run the network in bfloat16 where the device has it.",
-    "bits": "Depth of 16-bit PNG films, so that those of one set are scaled alike (null: that of each film's maximum).",
-    "bits_stored": "Depth of reconstructions, 12 or 16.",
-    "cache_dir": "Where decoded films are kept (null: `~/.cache/monai_cxr_vae`).",
-    "channels": "Widths of the network's convolutions (null: the preset's).",
-    "created": "When DICOM objects say they were made, for comparing runs byte for byte (null: for each film the time "
-    "of its first result in `output_dir`).",
-    "dataset_dir": "Folder of films. Unless given, phantom films, made on first use.",
-    "device": "Where the network runs. Unless given, a GPU if there is one, else the CPU.",
-    "fit": "How a film becomes square: fill it, or keep the proportions and pad (null: `stretch`).",
-    "force": "Do everything again.",
-    "image_size": "Pixels along a side of the network's square (null: the preset's).",
-    "kl_weight": "Weight of the KL term; `auto` follows the reconstruction error.",
-    "latent_size": "Number of latent values (null: the preset's).",
-    "learning_rate": "Highest rate of the one cycle.",
-    "left_out": "Names of families of faults and findings that the critic shall not see.",
-    "manifest_paths": "Put input paths, which may name patients, into the manifest and the report.",
-    "mark": "Put a caption below DICOM images that says that they are no films of a patient.",
-    "max_epochs": "Passes over the training films.",
-    "memory_limit": "GiB that a process may take beyond what it starts with, null for no limit.",
-    "metrics_csv": "Log of the training, for `curves.png`.",
-    "num_threads": "CPU threads of each process.",
-    "num_workers": "Processes that read films. In inference: null takes one per core, at most 4.",
-    "objects": "What to write: `sc` (the reconstruction), `overlay` (heat map), `sr` (Structured Report of scores).",
-    "output_dir": "Where results go. A training unless told otherwise makes a new folder below `./output`.",
-    "patience": "End after so many epochs without a better validation (null: never).",
-    "preset": "Named set of defaults for the network (null: `vector`, or that of `weights`).",
-    "report": "Write `report.html`, which shows the films.",
-    "report_patients": "Show Patient ID and Accession Number in `report.html`, to search by.",
-    "resume": "Go on with the run in `output_dir`.",
-    "retry_failed": "Try failed films again.",
-    "scores": "Score the films. Unless given, whenever the weights can.",
-    "seed": "Of everything random; the same seed repeats a run.",
-    "skip_unreadable": "Go on without films that cannot be read; `unreadable.csv` in the output folder lists them.",
-    "stride": "Pixels along a side of a cell of the grid of latents, spatial presets only (null: the preset's).",
-    "strict_view": "Skip films that nothing says are frontal.",
-    "timeout": "Seconds per film.",
-    "train_dataset_dir": "Training films, to fit the baselines on (null: the evaluated ones, which flatters them).",
-    "val_dataset_dir": "Folder of validation films (null: a part of `dataset_dir`, split by patient).",
-    "val_fraction": "Share of the patients that validate where no folder is given.",
-    "val_interval": "Epochs from one validation to the next.",
-    "viewer_url": "Address of a film in the site's viewer, for links in `report.html`, with `{study}`, `{series}` or "
-    "`{instance}` in place of its UID (null: no links).",
-    "weights": "Weights file, or the name of shipped weights: to use, or to go on from in a training (null: a new "
-    "network).",
-    "width": "Units of the network's hidden layers (null: the network's own).",
+    "inference.json": "`python -m monai.bundle run inference`. Two sets of these have a command of their own: "
+    "`cxr-vae reconstruct` is `--scores False`, and `cxr-vae score` is `--scores True --report True "
+    "--objects [overlay,sr]`; both take every other setting too.",
 }
 
 COLUMN_MEANING = {
@@ -105,6 +54,7 @@ COLUMN_MEANING = {
     "anomaly": "Score: how unusual the chest is.",
     "anomaly_p": "Its conformal p-value.",
     "anomaly_part": "The aspect that contributed most.",
+    "technique": "JSON list of how the film was made, in the calibration's measures; what `cxr-vae drift` compares.",
 }
 
 
@@ -119,24 +69,26 @@ def settings_page() -> str:
         "# Settings",
         "",
         NOTE,
-        "*Computed* defaults are explained. A value that begins with `$` is a Python expression that MONAI evaluates. "
+        "Each is an option of the commands of its config, `--max_epochs 50`, and in Python an argument of MONAI's "
+        "`ConfigWorkflow` and `monai.bundle.run`; `cxr-vae train --help` lists them too. A mistyped name or a value "
+        "that cannot be gets one line. `null` is `None` on the command line. *Computed* defaults are explained. A value"
+        " that begins with `$` is a Python expression that MONAI evaluates, except in paths given to `cxr-vae`. "
         "`--config_file` takes several files, the later ones on top.",
     ]
-    for name, use in CONFIGS.items():
+    for file, use in CONFIGS.items():
+        config = json.loads((Path(bundle_root()) / "configs" / file).read_text())
         rows = [
-            (f"`{key}`", KNOBS[key][1] if key in KNOBS else "", _default(value), MEANING[key])
-            for key, value in json.loads((Path(bundle_root()) / "configs" / name).read_text()).items()
-            if is_setting(key, value)
+            (
+                f"`{name}`",
+                _must_be(setting),
+                _default(config[name]),
+                setting.help,
+            )
+            for name, setting in SETTINGS.items()
+            if name in config
         ]
-        lines += ["", f"## {name}", "", use, "", *_table(("setting", "must be", "default", "meaning"), rows)]
+        lines += ["", f"## {file}", "", use, "", *_table(("setting", "must be", "default", "meaning"), rows)]
     return "\n".join(lines) + "\n"
-
-
-def is_setting(key: str, value: Any) -> bool:
-    """Whether a top-level entry of a config is for users: a plain value, or one that the command line checks."""
-    parts = value if isinstance(value, list) else [value]
-    worked_out = any(isinstance(part, dict) or str(part)[:1] in ("$", "%") for part in parts)
-    return key in KNOBS or not (worked_out or "#" in key)
 
 
 def columns_page() -> str:
@@ -153,6 +105,11 @@ def columns_page() -> str:
             "",
         ]
     )
+
+
+def _must_be(setting: Setting) -> str:
+    words = setting.kind.words.split(" (")[0]
+    return f"{words}, or null" if setting.optional else words
 
 
 def _default(value: Any) -> str:

@@ -53,10 +53,10 @@ class OpenFile:
 
 @contextlib.contextmanager
 def open_file(path: str | os.PathLike) -> Iterator[OpenFile]:
-    """Open a regular file that is neither empty nor above :data:`MAX_FILE_BYTES`, once.
+    """Open a regular file, once.
 
     Raises:
-        NotAFile, EmptyFile, TooLarge, ReadFailed: as the names say; the message holds no path.
+        NotAFile, ReadFailed: as the names say; the message holds no path.
         Changed: on leaving, if the file was written to meanwhile.
     """
     try:
@@ -72,10 +72,6 @@ def open_file(path: str | os.PathLike) -> Iterator[OpenFile]:
         if 0 <= age < _TICK_NS:
             time.sleep(_TICK_NS / 1e9)
             status = os.fstat(handle)
-        if status.st_size == 0:
-            raise EmptyFile("the file is empty")
-        if status.st_size > MAX_FILE_BYTES:
-            raise TooLarge(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
         identity = Identity.of(status)
         yield OpenFile(stream, identity)
         after = os.fstat(handle)
@@ -85,14 +81,27 @@ def open_file(path: str | os.PathLike) -> Iterator[OpenFile]:
             raise Changed("the file was written to while it was read")
 
 
+def check_size(identity: Identity) -> None:
+    """Refuse a file that is empty or above :data:`MAX_FILE_BYTES`.
+
+    Raises:
+        EmptyFile, TooLarge: it is.
+    """
+    if identity.size == 0:
+        raise EmptyFile("the file is empty")
+    if identity.size > MAX_FILE_BYTES:
+        raise TooLarge(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
+
+
 def read_file(path: str | os.PathLike) -> tuple[bytes, Identity]:
     """Bytes of a file and the identity they belong to.
 
     Raises:
-        FilmError: as of :func:`open_file`.
+        FilmError: as of :func:`open_file` and :func:`check_size`.
     """
     try:
         with open_file(path) as file:
+            check_size(file.identity)
             return file.stream.read(file.identity.size), file.identity
     except OSError as error:
         raise ReadFailed("the file cannot be read") from error

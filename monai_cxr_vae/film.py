@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae.dicom.attributes import is_colour
-from monai_cxr_vae.dicom.decode import pixel_format
+from monai_cxr_vae.dicom.decode import check_syntax, pixel_format
 from monai_cxr_vae.dicom.files import looks_like_dicom, open_dataset, quiet
 from monai_cxr_vae.dicom.objects import malformed_identity
 from monai_cxr_vae.dicom.select import check_film
 from monai_cxr_vae.dicom.uids import is_safe_uid
-from monai_cxr_vae.errors import CorruptFile, NoPixels, NotDicom, OwnOutput, explain, parsing
-from monai_cxr_vae.files import Identity, open_file, read_file
+from monai_cxr_vae.errors import CorruptFile, FilmError, NoPixels, NotDicom, OwnOutput, explain, parsing
+from monai_cxr_vae.files import Identity, check_size, open_file, read_file
 
 # Stands near the beginning of every PNG and NIfTI file that this program writes.
 OWN_MARK = b"monai_cxr_vae"
@@ -45,6 +45,11 @@ class Film:
         """SHA-256 of the bytes, 64 hexadecimal digits."""
         return hashlib.sha256(self.data).hexdigest()
 
+    @cached_property
+    def header(self) -> Dataset:
+        """What a DICOM file holds before its pixels; raises as :func:`monai_cxr_vae.dicom.files.open_dataset` does."""
+        return open_dataset(self.data, pixels=False)
+
     @property
     def kind(self) -> str:
         """What the bytes are, see :func:`kind_of`."""
@@ -55,7 +60,7 @@ def read_film(path: str | os.PathLike) -> Film:
     """Read a file, once.
 
     Raises:
-        NotAFile, EmptyFile, TooLarge, ReadFailed, Changed: see :func:`monai_cxr_vae.files.open_file`.
+        NotAFile, EmptyFile, TooLarge, ReadFailed, Changed: see :func:`monai_cxr_vae.files.read_file`.
     """
     return Film(os.fspath(path), *read_file(path))
 
@@ -105,7 +110,12 @@ def look_at(
     try:
         with open_file(path) as file:
             header["identity"] = list(file.identity)
-            _describe(file.stream, header, strict_view, patient)
+            try:
+                check_size(file.identity)
+                head = file.stream.read(_HEAD)
+                _describe(head, lambda: open_dataset(file.stream, pixels=False), header, strict_view, patient)
+            except FilmError as error:
+                refuse(header, error)
             if digest or header["status"] or header["format"] != "dicom":
                 header["input_sha256"] = file.sha256()
     except Exception as error:
@@ -116,7 +126,7 @@ def look_at(
 def header_of(film: Film, *, strict_view: bool = False) -> dict[str, Any]:
     """What :func:`look_at` says of a file, of one that has been read."""
     header = _new_header()
-    _describe(io.BytesIO(film.data), header, strict_view)
+    _describe(film.data[:_HEAD], lambda: film.header, header, strict_view)
     return {**header, "input_sha256": film.sha256, "identity": list(film.identity)}
 
 
@@ -139,12 +149,13 @@ def _new_header() -> dict[str, Any]:
     }
 
 
-def _describe(stream: BinaryIO, header: dict[str, Any], strict_view: bool, patient: bool = False) -> None:
-    head = stream.read(_HEAD)
+def _describe(
+    head: bytes, dataset: Callable[[], Dataset], header: dict[str, Any], strict_view: bool, patient: bool = False
+) -> None:
     try:
         header["format"] = kind_of(head)
         if header["format"] == "dicom":
-            _describe_dicom(open_dataset(stream, pixels=False), header, strict_view, patient)
+            _describe_dicom(dataset(), header, strict_view, patient)
         elif OWN_MARK in (_unpacked(head) if header["format"] == "nifti" else head)[:512]:
             raise OwnOutput("a picture that this program wrote itself")
     except Exception as error:
@@ -163,7 +174,7 @@ def _describe_dicom(dataset: Dataset, header: dict[str, Any], strict_view: bool,
         header["warnings"] = [*warnings, *malformed_identity(dataset)]
         if dataset.ends_without_pixels:
             raise NoPixels("there are no pixels in the file")
-        pixel_format(dataset)
+        check_syntax(pixel_format(dataset))
         if is_colour(dataset):
             header["colour"] = True
 

@@ -12,21 +12,53 @@ from torch import Tensor, nn
 MINIMUM_MSE = (0.5 / 255) ** 2
 
 
-def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence of N(mu, exp(logvar)) from N(0, I) in nats, summed over the latents.
+def kl_divergence(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
+) -> Tensor:
+    """KL divergence of N(mu, exp(logvar)) from a prior in nats, summed over the latents.
 
-    ``L_kl = -0.5 * sum(1 + log sigma^2 - mu^2 - sigma^2)`` (Kingma and Welling 2014, appendix B). Computed in
-    float32 also under autocast, where the exponential of a half-precision number overflows.
+    From N(0, I) it is ``L_kl = -0.5 * sum(1 + log sigma^2 - mu^2 - sigma^2)`` (Kingma and Welling 2014, appendix B),
+    from another diagonal normal the same of what that one standardises. Computed in float32 also under autocast, where
+    the exponential of a half-precision number overflows.
 
     Args:
         mu: means, ``(N, ...)``.
         logvar: logarithms of the variances, same shape.
+        prior_mu, prior_logvar: of the prior, same shape; None for N(0, I).
 
     Returns:
         ``(N,)`` float32, nats per image, never negative up to rounding.
     """
     mu, logvar = mu.float(), logvar.float()
+    if prior_mu is not None and prior_logvar is not None:
+        mu = (mu - prior_mu.float()) * torch.exp(-0.5 * prior_logvar.float())
+        logvar = logvar - prior_logvar.float()
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).flatten(1).sum(1)
+
+
+def flow_loss(velocity: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of a rectified flow's velocity per film, ``(N,)`` (Liu, Gong and Liu 2023).
+
+    Args:
+        velocity: what a network tells, ``(N, ...)``.
+        target: latents minus noise, same shape.
+    """
+    return (velocity.float() - target.float()).square().flatten(1).mean(1)
+
+
+def flow_bound_weight(time: Tensor) -> Tensor:
+    """Weight of the squared error of a velocity at a time, in the bound of a flow's density, ``t / (1 - t)``.
+
+    A rectified flow is a diffusion whose latents have a signal-to-noise ratio of ``(t / (1 - t)) ** 2``, and the bound
+    of a diffusion is half the integral of the squared error of the latents over that ratio (Kingma et al. 2021,
+    "Variational diffusion models"). For latents that are standard normal the integral is exact, so the bound of a flow
+    is the density of the standard normal, less what its velocity errs less than `linear_velocity` does:
+    ``-log p(u) <= -log N(u; 0, I) - integral of t / (1 - t) * (|v - v_linear|^2 - |v - v_flow|^2) dt``.
+
+    Args:
+        time: in [0, 1), 0 for noise.
+    """
+    return time / (1 - time)
 
 
 def mean_squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:
@@ -77,16 +109,17 @@ class VAELoss(nn.Module):
         """The parts of the last batch's loss as numbers, for handlers that take a function of the engine's output."""
         return {name: float(value) for name, value in self.terms.items()}
 
-    def forward(self, prediction: tuple[Tensor, Tensor, Tensor], image: Tensor) -> Tensor:
+    def forward(self, prediction: tuple[Tensor, ...], image: Tensor) -> Tensor:
         """Loss in nats, a scalar.
 
         Args:
-            prediction: ``(reconstruction, mu, logvar)``, the network's output in training mode.
+            prediction: ``(reconstruction, mu, logvar)``, the network's output in training mode; a network with a
+                learned prior adds ``prior_mu`` and ``prior_logvar``.
             image: ``(N, C, H, W)`` in [0, 1].
         """
-        reconstruction, mu, logvar = prediction
+        reconstruction, *latents = prediction
         mse = mean_squared_error(reconstruction, image).mean()
-        kl = kl_divergence(mu, logvar).mean()
+        kl = kl_divergence(*latents).mean()
         if self.kl_weight == "auto":
             weight = 2 * _mean_over_ranks(mse.detach()).clamp(min=MINIMUM_MSE) / image[0].numel()
         else:

@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.files import write_whole
-from monai_cxr_vae.networks import PRESETS, VAE, AnyVAE, Scorer, SpatialVAE, network_of
+from monai_cxr_vae.networks import (
+    PRESETS,
+    VAE,
+    AnyVAE,
+    HierarchicalVAE,
+    Scorer,
+    SpatialVAE,
+    VectorFlow,
+    network_of,
+)
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.radiograph import Radiograph
 from monai_cxr_vae.transforms import FITS, fit_to_square
@@ -25,6 +35,7 @@ FORMAT_VERSION = 1
 MAX_IMAGE_SIZE, MAX_NUMBER, MAX_NUMBERS = 8192, 2**20, 64
 MAX_SETTINGS_BYTES = 2**20
 _LFS_POINTER = b"version https://git-lfs"
+_AT_A_TIME = 8  # films that are drawn together
 
 
 class RadiographVAE(AnyVAE):
@@ -37,24 +48,28 @@ class RadiographVAE(AnyVAE):
     Args:
         preset: name in :data:`monai_cxr_vae.networks.PRESETS`, the source of every argument that is None or absent.
         fit: how a film becomes square, ``"stretch"`` or ``"letterbox"``.
-        **network: arguments of the preset's network, :class:`monai_cxr_vae.networks.VAE` or
-            :class:`monai_cxr_vae.networks.SpatialVAE`: ``image_size``, ``latent_size``, ``channels``, ...
+        **network: arguments of the preset's network, :class:`monai_cxr_vae.networks.VAE`,
+            :class:`monai_cxr_vae.networks.SpatialVAE` or :class:`monai_cxr_vae.networks.HierarchicalVAE`:
+            ``image_size``, ``latent_size``, ``channels``, ...
 
     Raises:
         InputError: unknown preset or fit, or an argument that the network does not have or cannot take.
     """
 
+    __jit_unused_properties__ = ("fits_latents",)
+
     if TYPE_CHECKING:  # TorchScript would read these annotations, and cannot
         sigma: Tensor
         latent_mean: Tensor
         latent_covariance: Tensor
+        latent_flow: VectorFlow | None
         scorer: Scorer | None
 
     def __new__(cls, /, preset: str = "vector", fit: str = "stretch", **network: Any) -> RadiographVAE:
         if not isinstance(preset, str) or preset not in PRESETS:
             raise InputError(f"unknown preset {shortened(preset)}; there are {', '.join(PRESETS)}")
         if cls is RadiographVAE:
-            cls = SpatialRadiographVAE if network_of(preset) is SpatialVAE else VectorRadiographVAE
+            cls = _CLASSES[network_of(preset)]
         return super().__new__(cls)
 
     def __init__(self, /, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
@@ -78,8 +93,10 @@ class RadiographVAE(AnyVAE):
         if self.fits_latents:
             self.register_buffer("latent_mean", torch.full((self.latent_size,), float("nan")))
             self.register_buffer("latent_covariance", torch.full((self.latent_size, self.latent_size), float("nan")))
+        self.latent_flow = None  # there once a run has ended, as the two above
         self.scorer = None  # there once it is fitted, see monai_cxr_vae.scoring
         self.register_load_state_dict_pre_hook(_add_scorer)
+        self.register_load_state_dict_pre_hook(_add_latent_flow)
 
     def __repr__(self) -> str:
         films = len(self.scorer.quality_calibration) if self.scorer else 0
@@ -92,8 +109,8 @@ class RadiographVAE(AnyVAE):
 
     @property
     def fits_latents(self) -> bool:
-        """Whether a Gaussian of the latents can be fitted: a grid has more latents than there are films."""
-        return len(self.latent_shape) == 1
+        """Whether a density of the latents can be fitted: a grid has more latents than there are films."""
+        return len(self.latent_shape) == 1 and not self.learns_prior
 
     def get_extra_state(self) -> Tensor:
         """The settings as UTF-8 JSON in a uint8 tensor (PyTorch's hook for state that is not a parameter)."""
@@ -121,39 +138,67 @@ class RadiographVAE(AnyVAE):
         return torch.from_numpy(square)[None, None]
 
     @torch.jit.unused
-    def sample(self, n: int, seed: int = 0, distribution: str = "fitted") -> Tensor:
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        distribution: str = "fitted",
+        like: Tensor | None = None,
+        keep: int = 1,
+        progress: bool = False,
+    ) -> Tensor:
         """Draw new films.
 
         Args:
             n: number of films.
-            seed: the same seed gives the same films.
-            distribution: ``"fitted"``, the Gaussian with the full covariance of the training films' latents (Dai and
-                Wipf 2019 explain why the prior alone gives worse films), or ``"prior"``, N(0, I).
+            seed: the same seed gives the same films; the first of them do not depend on ``n``, up to rounding.
+            distribution: ``"fitted"``, the density of the training films' latents (Dai and Wipf 2019 explain why the
+                prior alone gives worse films): a flow, or the Gaussian with their full covariance where the weights
+                hold none; or ``"prior"``, N(0, I). A network that learns its prior draws from that.
+            like: a film ``(1, 1, S, S)`` whose upper levels the new ones share; for a hierarchical network.
+            keep: levels that they share: 1, the codes, or 2, the small film too.
+            progress: show a bar on a terminal while a hierarchical network draws.
 
         Returns:
             ``(n, 1, S, S)`` float32, clamped to [0, 1].
 
         Raises:
-            InputError: the distribution is not fitted yet (it is when a training run ends), or is unknown.
+            InputError: the distribution is not fitted yet (it is when a training run ends), or is unknown; ``like`` for
+                a network of one level.
         """
         if distribution not in ("fitted", "prior"):
             raise InputError(f'unknown distribution {distribution!r}; there are "fitted" and "prior"')
-        z = torch.randn(n, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(self, HierarchicalVAE):
+            latents = None if like is None else self.encode(like)[0]
+            films = []
+            with tqdm(total=n, desc="drawing", unit="film", disable=None if progress else True, leave=False) as bar:
+                for size in [_AT_A_TIME] * (n // _AT_A_TIME) + [n % _AT_A_TIME] * (n % _AT_A_TIME > 0):
+                    films.append(self.decode(self.sample_latents(size, generator, latents, keep)).clamp(0, 1))
+                    bar.update(size)
+            return torch.cat(films)
+        if like is not None:
+            raise InputError("films can only be drawn like another one from a network of several levels")
+        z = self.sample_latents(n, generator)
         if distribution == "fitted":
-            if not self.fits_latents:
-                raise InputError(
-                    "a grid of latents has no fitted distribution to draw films from; sample from a vector preset, or "
-                    "train a latent diffusion model on the means that encode gives"
-                )
-            if not torch.isfinite(self.latent_covariance).all():
-                raise InputError(
-                    "the latent distribution of these weights is not fitted; a finished training run fits it"
-                )
-            eigenvalues, vectors = torch.linalg.eigh(self.latent_covariance.cpu().double())
-            root = (vectors * eigenvalues.clamp(min=0).sqrt()).float()
-            z = self.latent_mean.cpu() + z @ root.T
-        with torch.no_grad():
-            return self.decode(z.to(self.sigma.device)).clamp(0, 1)
+            z = self._fitted(z)
+        return self.decode(z).clamp(0, 1)
+
+    @torch.jit.unused
+    def _fitted(self, noise: Tensor) -> Tensor:
+        """Latents of the fitted distribution from standard normal noise, ``(N, latent_size)``."""
+        if not self.fits_latents:
+            raise InputError(
+                "a grid of latents has no fitted distribution to draw films from; sample from preset hierarchical or a "
+                "vector preset"
+            )
+        if self.latent_flow is not None:
+            return self.latent_flow.draw(noise)
+        if not torch.isfinite(self.latent_covariance).all():
+            raise InputError("the latent distribution of these weights is not fitted; a finished training run fits it")
+        eigenvalues, vectors = torch.linalg.eigh(self.latent_covariance.double())
+        return self.latent_mean + noise @ (vectors * eigenvalues.clamp(min=0).sqrt()).to(noise).T
 
 
 def _check_arguments(preset: str, arguments: Mapping[str, Any]) -> None:
@@ -177,13 +222,21 @@ def _check_arguments(preset: str, arguments: Mapping[str, Any]) -> None:
 def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Make room for a state dict's scorer, whose size is that of the films that it was fitted on."""
     start = f"{prefix}scorer."
-    own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    own = {name.removeprefix(start): state.pop(name) for name in list(state) if name.startswith(start)}
     try:
+        own = Scorer.of_today(own)
         scorer = Scorer.shaped_like(own).to(model.sigma.device).train(model.training) if own else None
     except (KeyError, TypeError) as error:  # a name is missing, or what stands there has no length
         raise InputError("the scorer of these weights is damaged") from error
+    state.update({start + name: value for name, value in own.items()})
     if scorer is None or model.scorer is None or _shapes(scorer) != _shapes(model.scorer):
         model.scorer = scorer  # one that fits stays: an optimiser may hold its parameters
+
+
+def _add_latent_flow(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Make room for the flow that a state dict has or lacks."""
+    there = any(name.startswith(f"{prefix}latent_flow.") for name in state)
+    model.latent_flow = VectorFlow(model.latent_size).to(model.sigma.device).requires_grad_(False) if there else None
 
 
 def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
@@ -196,6 +249,17 @@ class VectorRadiographVAE(RadiographVAE, VAE):
 
 class SpatialRadiographVAE(RadiographVAE, SpatialVAE):
     """:class:`RadiographVAE` with a grid of latents."""
+
+
+class HierarchicalRadiographVAE(RadiographVAE, HierarchicalVAE):
+    """:class:`RadiographVAE` of three levels with learned priors."""
+
+
+_CLASSES: dict[type[AnyVAE], type[RadiographVAE]] = {
+    VAE: VectorRadiographVAE,
+    SpatialVAE: SpatialRadiographVAE,
+    HierarchicalVAE: HierarchicalRadiographVAE,
+}
 
 
 def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
@@ -235,7 +299,8 @@ def create_model(
     """A new network, or the one of a weights file to go on from (fine-tuning).
 
     Args:
-        weights: file or shipped file's name; its network and geometry then hold. None for a new network.
+        weights: file or shipped file's name; its network and geometry then hold. None for a new network. Where a
+            hierarchical network is asked for, that of its codes is taken from weights of a vector preset, and stays.
         preset: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
         fit: likewise.
         **network: likewise.
@@ -246,6 +311,14 @@ def create_model(
     if weights is None:
         return RadiographVAE(preset or "vector", fit or "stretch", **network)
     model = load_model(weights).requires_grad_(True)
+    if preset in PRESETS and network_of(preset) is HierarchicalVAE and isinstance(model, VAE):
+        whole: Any = RadiographVAE(preset, fit or model.fit, **network)
+        try:
+            whole.codes.load_state_dict({n: v for n, v in model.state_dict().items() if n in whole.codes.state_dict()})
+        except RuntimeError as error:
+            raise InputError(f"the codes of preset {preset} have another size than those of {weights}") from error
+        whole.codes.requires_grad_(False)
+        return whole
     own = model.settings["network"] | model.settings["preprocessing"]
     for name, value in {"preset": preset, "fit": fit, **network}.items():
         if value is not None and json.loads(json.dumps(value)) != own.get(name):

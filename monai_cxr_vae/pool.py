@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import sys
 import time
@@ -22,6 +21,11 @@ from typing import Any
 
 from monai_cxr_vae.errors import InputError, OutputError, Reason, WorkerError
 from monai_cxr_vae.machine import cpu_count, one_thread
+
+try:
+    import resource
+except ImportError:  # Windows: memory has no limit there
+    resource = None  # type: ignore[assignment]
 
 _START_SECONDS = 300.0
 # How often in a row a process may be lost before it has begun, and the first pause before the next try, in seconds.
@@ -81,7 +85,9 @@ class IsolatedPool:
         self._in_flight = in_flight
         # A forked server never holds the parent's pipe ends, so a process whose parent dies sees its pipe close. A
         # program that has given up its privileges may no longer start its own interpreter: it can only fork.
-        self._context: Any = multiprocessing.get_context("forkserver" if os.access(sys.executable, os.X_OK) else "fork")
+        method = "forkserver" if os.access(sys.executable, os.X_OK) else "fork"
+        known = multiprocessing.get_all_start_methods()
+        self._context: Any = multiprocessing.get_context(method if method in known else "spawn")
         if self._context.get_start_method() == "forkserver":
             self._context.set_forkserver_preload([__name__, *_PRELOAD])
         self._workers: list[_Worker | None] = [None] * (workers or min(4, cpu_count()))
@@ -93,11 +99,16 @@ class IsolatedPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def map(self, tasks: deque[Any]) -> Iterator[tuple[Any, Any]]:
+    def start(self) -> None:
+        """Start the processes before there are tasks for them."""
+        self._workers = [worker or self._start() for worker in self._workers]
+
+    def map(self, tasks: deque[Any], bell: Connection | None = None) -> Iterator[tuple[Any, Any]]:
         """Yield ``(task, result)`` as they come; the result is a :class:`Fault` where the process was lost.
 
         Args:
             tasks: emptied from the left; whoever takes the results may add to it.
+            bell: a message on it ends the wait for results, with None for task and result, since there may be tasks.
 
         Raises:
             OutputError: raised by the function; the run is over.
@@ -112,7 +123,11 @@ class IsolatedPool:
             busy = [worker for worker in self._workers if worker is not None and worker.tasks]
             if not busy:
                 return
-            ready = wait([w.pipe for w in busy], timeout=max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+            pipes: list[Connection] = [w.pipe for w in busy] + ([bell] if bell else [])
+            ready = wait(pipes, timeout=max(0.0, min(w.deadline for w in busy) - time.monotonic()))
+            if bell in ready:
+                bell.recv_bytes()  # type: ignore[union-attr]
+                yield None, None
             for worker in busy:
                 if worker.pipe in ready:
                     yield from self._receive(worker, tasks)
@@ -261,6 +276,8 @@ def _silence() -> None:
 
 
 def _limit_memory(gigabytes: float | None) -> None:
+    if resource is None:
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if gigabytes is not None and sys.platform == "linux":
         with Path("/proc/self/statm").open() as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,8 +59,12 @@ def external_films() -> Path:
 def tool() -> Callable[[str], str]:
     """Path of a foreign program; absent it skips the test, or fails it where CI promised the program."""
 
+    # Python packages bring programs of the same names (storescu of pynetdicom, beside that of dcmtk).
+    own = Path(sys.executable).parent
+    folders = os.pathsep.join(f for f in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(f) != own)
+
     def find(name: str) -> str:
-        path = shutil.which(name)
+        path = shutil.which(name, path=folders)
         if path is None:
             message = f"{name} is not installed"
             if os.environ.get("CXR_VAE_REQUIRE_INTEROP") == "1":

@@ -59,6 +59,11 @@ def test_scaling(benchmark: Callable[[str], Any]):
     check(benchmark("scaling").measure(count=20, workers=1), 3)
 
 
+@pytest.mark.slow
+def test_serve(benchmark: Callable[[str], Any]):
+    check(benchmark("serve").measure(count=4, single=2), 2)
+
+
 @pytest.mark.training
 def test_overhead(benchmark: Callable[[str], Any], tmp_path: Path):
     for part, count in (("train", 8), ("val", 2)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import hashlib
 import json
 import os
@@ -10,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pydicom
 import pytest
 import torch
 from hypothesis import given
@@ -22,7 +25,9 @@ from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.cli import main
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.model import RadiographVAE, save_model
+from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films, fit_scorer
+from tests.networks.test_hierarchical import TINY as TINY_LEVELS
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +45,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ([], "error: the following arguments are required: COMMAND"),
         (["reconstruct"], "error: the following arguments are required: IN, --output"),
-        (["scan", "here", "--fast"], "error: unknown argument --fast"),
+        (["scan", "here", "--fast"], "error: unknown setting --fast"),
+        (["scan", "here", "there"], "error: unknown argument there"),
+        (["scan", "here", "--timeot", "3"], "error: unknown setting --timeot; nearest is --timeout"),
         (["phantom", "out", "--count", "0"], "error: argument --count: must be a whole number from 1, not '0'"),
-        (["phantom", "out", "--seed", "-5"], "error: argument --seed: must be a whole number from 0, not '-5'"),
+        (["phantom", "out", "--seed", "-5"], "error: --seed must be a whole number from 0, not -5"),
         (["calibrate", "in", "--output", "."], "error: . is a folder"),
         (["train", "--max_epoch", "3"], "error: unknown setting --max_epoch; nearest is --max_epochs"),
         (["train", "--batch_size", "0"], "error: --batch_size must be a whole number above 0, not 0"),
         (["score", "here"], "error: the following arguments are required: --output"),
-        (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: argument --objects: invalid choice"),
+        (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: --objects must be a list of sc"),
         (["sample", "--output", "out", "--weights", "absent.pt"], "error: no weights file absent.pt"),
+        (["sample", "--output", "out", "--like", "absent.png"], "error: the file cannot be found"),
+        (["evaluate", "in", "--output", "out", "--samples", "20"], "error: samples are measured beside the films of"),
         (["scan", "nowhere"], "error: "),
     ],
 )
@@ -130,6 +139,28 @@ def test_sample_writes_sixteen_bit_films(tmp_path: Path, weights: Path):
     assert not np.array_equal(films["a"], films["c"])
 
 
+def test_sample_draws_films_like_another_as_dicom_of_nobody(tmp_path: Path):
+    torch.manual_seed(0)
+    save_model(RadiographVAE("hierarchical", **TINY_LEVELS), tmp_path / "levels.pt")
+    write_phantoms(tmp_path, 1, size=80)
+    words = ["sample", "--weights", str(tmp_path / "levels.pt"), "--count", "2", "--format", "dicom"]
+    words += ["--like", str(tmp_path / "phantom_0000.dcm"), "--keep", "film", "--output"]
+    for folder in ("a", "b"):
+        assert main([*words, str(tmp_path / folder)]) == 0
+    files = sorted((tmp_path / "a").iterdir())
+    assert [file.name for file in files] == ["sample_0000.dcm", "sample_0001.dcm"]
+    assert all(file.read_bytes() == (tmp_path / "b" / file.name).read_bytes() for file in files)
+    first, second = films = [pydicom.dcmread(file) for file in files]
+    assert first.PatientID != second.PatientID
+    for ds in films:
+        assert ds.PatientID.startswith("SYNTHETIC-")
+        assert "hantom" not in str(ds)  # the patient of the film that they are like
+    # of the same film at a quarter of the size, and drawn apart below that
+    small = [cv2.resize(ds.pixel_array[:64].astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA) for ds in films]
+    assert np.abs(small[0] - small[1]).mean() < 0.25 * np.abs(small[0] - small[0].mean()).mean()
+    assert not np.array_equal(first.pixel_array, second.pixel_array)
+
+
 def test_embed_gives_each_films_own_latents(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     films = write_phantoms(tmp_path / "films", 3, format="dicom", size=48)
@@ -184,18 +215,28 @@ def test_score_writes_heat_maps_reports_and_a_page(tmp_path: Path, scoring_weigh
     assert str(tmp_path) not in page
 
 
-@pytest.mark.parametrize(
-    ("words", "weights"),
-    [([], "spatial"), (["--weights", "vector.pt"], "vector.pt"), (["--objects", "sc", "overlay"], None)],
-)
-def test_reconstruct_takes_the_spatial_weights_unless_scores_are_wanted(
-    words: list[str], weights: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("count", "range_", "warned"), [(20, "0 to 18", True), (50, "0 to 12", False)])
+def test_calibrate_tells_what_so_many_films_can_tell(
+    count: int,
+    range_: str,
+    warned: bool,
+    tmp_path: Path,
+    scoring_weights: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    seen: list[dict] = []
-    monkeypatch.setattr("monai_cxr_vae.cli._run_config", lambda names, kind, settings: seen.append(settings))
-    assert main(["reconstruct", "in", "--output", "out", *words]) == 0
-    assert seen[0].get("weights") == (weights and Path(weights))
-    assert load_model("spatial").latent_shape == (192, 8, 8)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_phantoms(tmp_path / "films", count, format="png", size=48)
+    output = tmp_path / "own.pt"
+    words = [str(tmp_path / "films"), "--weights", str(scoring_weights), "--output", str(output)]
+    assert main(["calibrate", *words]) == 0
+    said = capsys.readouterr()
+    assert f"{count} films" in said.out
+    assert f"of the next 100 normal films like these, {range_} will have p < 0.05" in said.out
+    assert ("warning" in said.err) == warned
+    told = load_model(output).settings["calibration"]
+    assert told["films"] == count
+    assert abs((datetime.date.today() - datetime.date.fromisoformat(told["date"])).days) <= 1
 
 
 hostile_names = st.one_of(
@@ -237,3 +278,47 @@ def test_score_with_weights_that_give_none_says_so(tmp_path: Path, weights: Path
     assert main(["reconstruct", *words, "--objects", "sr"]) == 1
     assert "needs scores" in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("words", "settings", "weights"),
+    [
+        ("reconstruct", "--scores False", "spatial"),
+        ("score", "--scores True --report True --objects [overlay,sr]", "model"),
+        (
+            "reconstruct --scores --bits-stored 16 --batch_size 2",
+            "--bits_stored 16 --batch_size 2 --scores True",
+            "model",
+        ),
+    ],
+)
+def test_both_faces_write_the_same_bytes(tmp_path: Path, words: str, settings: str, weights: str):
+    films = tmp_path / "films"
+    write_phantoms(films, 2, format="both", size=48)
+    # One process, since the journal has the films in the order in which they are done.
+    assert main([*words.split(), str(films), "--output", str(tmp_path / "ours"), "--workers", "1"]) == 0
+    config = Path(bundle_root()) / "configs" / "inference.json"
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "inference",
+        "--config_file",
+        str(config),
+        *settings.split(),
+    ]
+    folders = ["--dataset_dir", str(films), "--output_dir", str(tmp_path / "theirs"), "--num_workers", "1"]
+    subprocess.run([*command, *folders], check=True, capture_output=True)
+
+    def files(out: Path) -> dict[Path, bytes]:
+        found = (path for path in out.rglob("*") if path.is_file() and ".run" not in path.parts)
+        return {path.relative_to(out): path.read_bytes() for path in found}
+
+    ours = files(tmp_path / "ours")
+    assert len(ours) >= 6
+    assert ours == files(tmp_path / "theirs")
+    assert hashlib.sha256((config.parents[1] / "models" / f"{weights}.pt").read_bytes()).hexdigest() in str(
+        ours[Path("manifest.csv")]
+    )

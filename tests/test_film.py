@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 
 import nibabel
@@ -66,6 +67,22 @@ def test_a_header_tells_that_there_are_no_pixels(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"\xe0\x7f\x10\x00")])
     assert (look_at(path)["status"], look_at(path)["reason"]) == ("skipped", "no_pixels")
+
+
+def test_a_header_tells_that_the_transfer_syntax_is_not_read(tmp_path):
+    path = write_film(tmp_path / "film", 1)
+    known, other = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"
+    assert path.read_bytes().count(known) == 1
+    path.write_bytes(path.read_bytes().replace(known, other))
+    assert (look_at(path)["status"], look_at(path)["reason"]) == ("failed", "unsupported_syntax")
+
+
+@pytest.mark.parametrize("data", [b"", b"notes", b"\x1f\x8b" + bytes(50)])
+def test_what_is_refused_has_its_digest(tmp_path, data):
+    (tmp_path / "f").write_bytes(data)
+    header = look_at(tmp_path / "f")
+    assert header["status"]
+    assert header["input_sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_patient_is_told_only_where_it_is_asked_for(tmp_path):

@@ -24,6 +24,23 @@ def test_kl_equals_torch_distributions():
     torch.testing.assert_close(kl_divergence(mu, logvar), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_kl_between_diagonal_normals_equals_torch_distributions():
+    _, _, mu, logvar = random_batch(latents=200)
+    prior_mu, prior_logvar = 2 * torch.randn(2, *mu.shape)
+    judge = Normal(mu, (0.5 * logvar).exp()), Normal(prior_mu, (0.5 * prior_logvar).exp())
+    expected = independent_kl(*judge).sum(1)
+    torch.testing.assert_close(kl_divergence(mu, logvar, prior_mu, prior_logvar), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kl_divergence(mu, logvar, mu, logvar), torch.zeros(len(mu)), rtol=0, atol=1e-6)
+
+
+def test_the_loss_counts_the_divergence_from_a_learned_prior():
+    image, reconstruction, mu, logvar = random_batch()
+    prior = mu + 0.5, logvar - 1
+    loss = VAELoss(kl_weight=0.01)
+    loss((reconstruction, mu, logvar, *prior), image)
+    assert loss.last_terms()["kl"] == pytest.approx(float(kl_divergence(mu, logvar, *prior).mean()))
+
+
 def test_kl_is_finite_in_half_precision_where_its_exponential_overflows():
     logvar = torch.full((2, 3), 12.0, dtype=torch.float16)
     assert kl_divergence(torch.zeros_like(logvar), logvar).isfinite().all()

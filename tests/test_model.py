@@ -26,7 +26,7 @@ from scipy import stats
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model, save_state, weights_file
-from monai_cxr_vae.networks import Scorer
+from monai_cxr_vae.networks import Scorer, VectorFlow
 
 TINY = {"image_size": 16, "latent_size": 4, "channels": (8,), "width": 16}
 
@@ -407,6 +407,31 @@ def test_samples_follow_the_stored_gaussian(model: RadiographVAE, monkeypatch: p
     assert min(stats.kstest(row, "norm").pvalue for row in white) > 0.001
     assert torch.equal(model.sample(2, seed=5), model.sample(2, seed=5))
     assert not torch.equal(model.sample(2, seed=5), model.sample(2, seed=6))
+
+
+def test_samples_follow_the_flow_where_the_weights_hold_one(model: RadiographVAE, tmp_path: Path):
+    torch.manual_seed(0)
+    gaussian = model.sample(4, seed=3)
+    model.latent_flow = VectorFlow(model.latent_size).eval()
+    model.latent_flow.whiten(2 + torch.randn(50, model.latent_size))
+    save_model(model, tmp_path / "model.pt", half=True)
+    again = load_model(tmp_path / "model.pt")
+    assert again.latent_flow is not None
+    assert not any(parameter.requires_grad for parameter in again.latent_flow.parameters())
+    films = again.sample(4, seed=3)
+    noise = torch.randn(4, model.latent_size, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = again.decode(again.latent_flow.mean + noise @ again.latent_flow.root.T).clamp(0, 1)
+    torch.testing.assert_close(films, expected, atol=2e-3, rtol=0)
+    assert not torch.allclose(films, gaussian, atol=0.01)
+    # a network that has a flow takes weights that have none
+    again.load_state_dict(RadiographVAE(**TINY, fit="letterbox").state_dict())
+    assert again.latent_flow is None
+
+
+def test_films_like_another_need_levels(model: RadiographVAE):
+    with pytest.raises(InputError, match="several levels"):
+        model.sample(1, like=torch.rand(1, 1, 16, 16))
 
 
 def test_sampling_before_the_statistics_are_fitted_says_so():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 from collections import deque
 
 import numpy as np
@@ -68,6 +69,25 @@ def test_pool_is_used_again():
         assert list(pool.map(deque())) == []
         assert list(pool.map(deque(["crash"]))) == [("crash", Fault("crashed"))]
         assert list(pool.map(deque([2]))) == [(2, 2)]
+
+
+def test_processes_that_are_started_beforehand_work():
+    with IsolatedPool(work, 2) as pool:
+        pool.start()
+        assert sorted(pool.map(deque(range(10)))) == [(i, i) for i in range(10)]
+
+
+def test_a_bell_ends_the_wait_for_a_slow_task():
+    """What has been added meanwhile goes to a process that is idle."""
+    bell, rope = multiprocessing.Pipe(duplex=False)
+    tasks, answers = deque(["hang"]), []
+    with IsolatedPool(work, 2, timeout=20, in_flight=1) as pool:
+        rope.send_bytes(b".")
+        for task, result in pool.map(tasks, bell):
+            answers.append((task, result))
+            if task is None:
+                tasks.append(1)
+    assert answers == [(None, None), (1, 1), ("hang", Fault("timeout"))]
 
 
 def test_full_disk_ends_everything():

@@ -19,16 +19,17 @@ import numpy as np
 import pydicom
 import torch
 from monai.inferers import SimpleInferer
-from monai.transforms import Compose, LoadImaged
+from monai.transforms import Compose
 from side_by_side import Row, in_turns, row
 
 from monai_cxr_vae import load_model
+from monai_cxr_vae.data import film_transforms
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of
 from monai_cxr_vae.inference import FilmChain, FilmFolder, FolderOptions, FolderRun
-from monai_cxr_vae.inference.folder import read_header
+from monai_cxr_vae.inference.plan import key_of
+from monai_cxr_vae.inference.worker import FilmTask, HeaderTask, Work
 from monai_cxr_vae.model import weights_file
-from monai_cxr_vae.transforms import FitToSquared
 
 
 def make_films(folder: Path, count: int, shape: tuple[int, int]) -> list[Path]:
@@ -67,20 +68,20 @@ def measure(count: int = 20, rounds: int = 5, shape: tuple[int, int] = (3000, 25
     weights = weights_file()
     network = load_model(weights)
     provenance = provenance_of(weights, {"objects": ["sc"], "bits_stored": 12})
-    reader = LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader", ensure_channel_first=True)
-    preprocessing = Compose([reader, FitToSquared("image", network.image_size, network.fit)])
+    preprocessing = film_transforms(network.image_size, network.fit)
     shown = np.empty(shape, np.float32)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         paths = make_films(scratch, count, shape)
         saver = SaveRadiographd("pred", scratch / "out", provenance)
         chain = FilmChain(preprocessing, network, SimpleInferer(), Compose([saver]))
+        work = Work(chain)
         job = FolderRun(FilmFolder(scratch / "in"), scratch / "out", chain, provenance, FolderOptions(num_workers=1))
 
         def folder_run() -> None:
             for index, path in zip(indices, paths, strict=True):
-                read_header(str(path))
-                result = chain(path)
+                header = work(HeaderTask(str(path), strict_view=False))
+                result = work(FilmTask(str(path), strict_view=False, key=key_of(header)))
                 assert result["status"] == "done", result
                 job.record({"index": index, **result})
 
@@ -89,7 +90,8 @@ def measure(count: int = 20, rounds: int = 5, shape: tuple[int, int] = (3000, 25
                 bare(path, network, network.image_size, shown)
 
         with job:
-            indices = [job._index[str(path.resolve())] for path in paths]
+            numbers = {entry["path"]: index for index, entry in job.inputs.items()}
+            indices = [numbers[str(path.resolve())] for path in paths]
             ours, theirs = in_turns(folder_run, bare_loop, rounds=rounds, clock=time.process_time)
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
     figures = min(ours) / count, min(theirs) / count

@@ -16,15 +16,15 @@ import numpy as np
 import pydicom
 from ignite.engine import Engine, Events
 from monai.inferers import SimpleInferer
-from monai.transforms import Compose, LoadImaged
+from monai.transforms import Compose
 from side_by_side import Row, row
 
 from monai_cxr_vae import load_model
+from monai_cxr_vae.data import film_transforms
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of
 from monai_cxr_vae.inference import FilmEvaluator, FilmFolder
 from monai_cxr_vae.model import weights_file
-from monai_cxr_vae.transforms import FitToSquared
 
 SIZE, FOLDER = 128, 500
 
@@ -109,8 +109,7 @@ def measure(count: int = 10000, workers: int = 2) -> list[Row]:
     weights = weights_file()
     network = load_model(weights)
     provenance = provenance_of(weights, {})
-    reader = LoadImaged("image", reader="monai_cxr_vae.data.RadiographReader", ensure_channel_first=True)
-    preprocessing = Compose([reader, FitToSquared("image", network.image_size, network.fit)])
+    preprocessing = film_transforms(network.image_size, network.fit)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_films(scratch, count)

@@ -1,14 +1,16 @@
 """How well scores tell faulty and diseased films from normal ones.
 
     python examples/benchmarks/scores.py --val VAL_NORMAL [--weights FILE]
-    python examples/benchmarks/scores.py --val VAL_NORMAL --train TRAIN_NORMAL --normal TEST_NORMAL \
-        --abnormal TEST_ABNORMAL [--manifest CSV --confirmed RSNA]
-    python examples/benchmarks/scores.py --phantoms 100
+    python examples/benchmarks/scores.py --sites FOLDER ... --phantoms 100
+    python examples/benchmarks/scores.py --train TRAIN_NORMAL --normal TEST_NORMAL --abnormal TEST_ABNORMAL \
+        [--manifest CSV --confirmed RSNA]
 
-The first form draws each family of synthetic faults and findings into the validation films: scores may be
-tuned on these. The second form is for reporting: films of patients, beside measures that know nothing of a model.
-The third form asks whether heat maps show where the findings of phantom films are, beside the plain difference.
-A manifest tells the view (column ``view``) and, with ``--confirmed``, which films count: ``label_source`` has the word.
+The first form draws each family of synthetic faults and findings into the validation films, and asks whether heat maps
+show where the findings are. The second form counts alarms on films of other sites and on phantom films, and asks of
+those with findings what their heat maps show, beside the plain difference. Scores may be tuned on both. The third form
+is for reporting: films of patients, beside measures that know nothing of a model.
+A manifest tells ``view``, ``sex`` and ``age`` and, with ``--confirmed``, which films count: ``label_source`` has the
+word.
 """
 
 from __future__ import annotations
@@ -31,26 +33,35 @@ from monai_cxr_vae.evaluation.baselines import pca
 from monai_cxr_vae.model import load_model
 from monai_cxr_vae.networks.features import texture
 from monai_cxr_vae.networks.scorer import DETAIL
-from monai_cxr_vae.scoring import detail_films, score
+from monai_cxr_vae.scoring import detail_films
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
 from monai_cxr_vae.scoring.score import examine, fitted, p_value
 
 RESAMPLES = 2000
+SCORES = ("quality", "anomaly")
 
 
 class Measured:
-    """Standardised aspects, both scores and p-values of films ``(N, 1, 2 S, 2 S)``."""
+    """Standardised aspects, both scores, p-values and heat maps of films ``(N, 1, 2 S, 2 S)``."""
 
-    def __init__(self, model, films: Tensor) -> None:
-        scorer, rows = fitted(model), []
+    def __init__(self, model, films: Tensor, masks: Tensor | None = None) -> None:
+        scorer, rows, maps = fitted(model), [], []
+        masks = torch.ones_like(films, dtype=torch.bool) if masks is None else masks
         with torch.no_grad():
-            for detail in films.split(50):
-                rows.append(scorer.standardised(examine(model, scorer, F.avg_pool2d(detail, DETAIL), detail)))
-        table = torch.cat(rows)
+            for detail, mask in zip(films.split(50), masks.split(50), strict=True):
+                image, inside = F.avg_pool2d(detail, DETAIL), F.avg_pool2d(mask.float(), DETAIL) > 0.5
+                look = examine(model, scorer, image, detail, inside)
+                rows.append(scorer.standardised(look))
+                maps.append(scorer.heat(look))
+        table, self.heat = torch.cat(rows), torch.cat(maps)[:, 0].numpy()
         quality, anomaly = scorer.scores(table)
         self.values = dict(zip(scorer.aspects, table.T, strict=True)) | {"quality": quality, "anomaly": anomaly}
-        self.quality_p = p_value(quality, scorer.quality_calibration)
+        self.p = {name: p_value(self.values[name], getattr(scorer, f"{name}_calibration")) for name in SCORES}
+
+    def alarms(self) -> str:
+        """Share of the films with p < 0.05, quality and anomaly, as two cells of a table."""
+        return " | ".join(f"{100 * float((p < 0.05).float().mean()):.1f}%" for p in self.p.values())
 
 
 def auroc(normal: Tensor, other: Tensor) -> float:
@@ -70,20 +81,20 @@ def interval(normal: Tensor, other: Tensor) -> str:
     return f"{auroc(normal, other):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def synthetic(films: Tensor) -> dict[str, Tensor]:
-    """The films with each family of faults and findings, and with some faults of fixed strength."""
+def synthetic(films: Tensor) -> dict[str, tuple[Tensor, np.ndarray | None]]:
+    """The films with each family of faults and findings, and with some faults of fixed strength; where findings are."""
     plain = films[:, 0].numpy()
-    sets: dict[str, list[np.ndarray]] = {}
+    sets: dict[str, tuple[Tensor, np.ndarray | None]] = {}
     for number, name in enumerate([*FAULTS, *FINDINGS]):
         rng = np.random.default_rng(number)
         if name in FAULTS:
-            sets[name] = [add_fault(film, rng, [name]) for film in plain]
+            drawn, where = [add_fault(film, rng, [name]) for film in plain], None
         else:
-            sets[name] = [add_findings(film, rng, [name])[0] for film in plain]
-    tensors = {name: torch.from_numpy(np.stack(rows))[:, None] for name, rows in sets.items()}
+            drawn, where = map(np.stack, zip(*(add_findings(film, rng, [name]) for film in plain), strict=True))
+        sets[name] = torch.from_numpy(np.stack(drawn))[:, None], where
     half = films.shape[-1] // 4
     middle = films[..., half:-half, half:-half]
-    return tensors | {
+    plain_sets = {
         "turned by 90 degrees": films.rot90(1, (2, 3)),
         "turned by 180 degrees": films.rot90(2, (2, 3)),
         "cropped to half": F.interpolate(middle, size=films.shape[2:], mode="bilinear", align_corners=False),
@@ -91,26 +102,61 @@ def synthetic(films: Tensor) -> dict[str, Tensor]:
         "gamma 2": films**2,
         "gamma 0.5": films.sqrt(),
     }
+    return sets | {name: (changed, None) for name, changed in plain_sets.items()}
 
 
 def report_synthetic(model, films: Tensor) -> None:
     normal = Measured(model, films).values
-    print("| films | quality | anomaly | " + " | ".join(list(normal)[:-2]) + " |")
-    print("| --- |" + " --- |" * len(normal))
-    for name, changed in synthetic(films).items():
-        values = Measured(model, changed.contiguous()).values
-        row = [f"{auroc(normal[key], values[key]):.3f}" for key in ("quality", "anomaly", *list(normal)[:-2])]
+    print("| films | quality | anomaly | " + " | ".join(list(normal)[:-2]) + " | map: precision | pointing |")
+    print("| --- |" + " --- |" * (len(normal) + 2))
+    for name, (changed, where) in synthetic(films).items():
+        measured = Measured(model, changed.contiguous())
+        row = [f"{auroc(normal[key], measured.values[key]):.3f}" for key in (*SCORES, *list(normal)[:-2])]
+        row += [f"{value:.3f}" for value in shown(measured.heat, where)] if where is not None else ["", ""]
         print(f"| {name} | " + " | ".join(row) + " |", flush=True)
 
 
-def report_patients(model, normal: Tensor, abnormal: Tensor, views: list[str], train: Tensor) -> None:
+def report_sites(model, folders: list[str], phantoms: int) -> None:
+    print("| normal films | quality p < 0.05 | anomaly p < 0.05 |\n| --- | --- | --- |")
+    for folder in folders:
+        films = detail_films(model, datalist(folder))
+        cells = Measured(model, films.images(), films.masks()).alarms()
+        print(f"| {Path(folder).name} ({len(films)}) | {cells} |", flush=True)
+    if phantoms:
+        side = DETAIL * model.image_size
+        films = torch.stack([torch.from_numpy(render((9, seed), side).image)[None] for seed in range(phantoms)])
+        print(f"| phantoms without findings ({phantoms}) | {Measured(model, films).alarms()} |")
+
+
+def groups_of(rows: list[dict[str, str]]) -> dict[str, list[bool]]:
+    """What a manifest tells of films: name of a group, and which films belong to it."""
+    groups: dict[str, list[bool]] = {"all": [True] * len(rows)}
+    for column in ("label_source", "view", "sex"):
+        for value in sorted({row.get(column, "") for row in rows} - {""}):
+            groups[value] = [row.get(column) == value for row in rows]
+    for value in sorted({row.get("label_source", "") for row in rows} - {""}):
+        groups[f"{value}, PA"] = [row.get("label_source") == value and row.get("view") == "PA" for row in rows]
+    for low, high in ((0, 18), (18, 40), (40, 60), (60, 120)):
+        groups[f"age {low} to {high}"] = [low <= float(row.get("age") or -1) < high for row in rows]
+    return {name: chosen for name, chosen in groups.items() if sum(chosen) >= 5}
+
+
+def report_patients(model, normal: Tensor, abnormal: Tensor, told: list[dict[str, str]], train: Tensor) -> None:
     ours, others = Measured(model, normal), Measured(model, abnormal)
     n_calibration = len(fitted(model).quality_calibration)
-    alarms = int((ours.quality_p < 0.05).sum())
     # Of n calibration films the k-th largest score is the first with p below 5%.
     k = int(np.ceil(0.05 * (n_calibration + 1))) - 1
     low, high = betabinom.ppf((0.005, 0.995), len(normal), k, n_calibration + 1 - k)
-    print(f"quality alarms at 5%: {alarms} of {len(normal)} normal films; a perfect method: {low:.0f} to {high:.0f}")
+    for name, p in ours.p.items():
+        alarms = int((p < 0.05).sum())
+        print(f"{name} alarms at 5%: {alarms} of {len(normal)} normal films; a perfect method: {low:.0f} to {high:.0f}")
+    print("| anomaly: films | n | AUROC | p < 0.05 |\n| --- | --- | --- | --- |")
+    for name, members in groups_of(told).items():
+        chosen = torch.tensor(members)
+        found = 100 * float((others.p["anomaly"][chosen] < 0.05).float().mean())
+        area = interval(ours.values["anomaly"], others.values["anomaly"][chosen])
+        print(f"| {name} | {int(chosen.sum())} | {area} | {found:.1f}% |", flush=True)
+    views = [row.get("view", "") for row in told]
     squares = tuple(torch.cat([normal, abnormal]).split(len(normal)))
     simple = {
         "mean intensity": lambda x: x.mean((1, 2, 3)),
@@ -120,7 +166,7 @@ def report_patients(model, normal: Tensor, abnormal: Tensor, views: list[str], t
             (F.avg_pool2d(x, 2) - pca(F.avg_pool2d(x, 2), F.avg_pool2d(train, 2), 64)[0]).square().mean((1, 2, 3))
         ),
     }
-    rows = {name: (ours.values[name], others.values[name]) for name in ["anomaly", "quality", *list(ours.values)[:-2]]}
+    rows = {name: (ours.values[name], others.values[name]) for name in [*SCORES, *list(ours.values)[:-2]]}
     rows |= {name: (measure(squares[0]), measure(squares[1])) for name, measure in simple.items()}
     present = [view for view in ("PA", "AP") if view in views]
     print("| score | all | " + " | ".join(f"{view} only" for view in present) + " |")
@@ -132,23 +178,30 @@ def report_patients(model, normal: Tensor, abnormal: Tensor, views: list[str], t
 
 
 def report_phantoms(model, count: int) -> None:
-    """Average precision over pixels, and how often the hottest pixel lies in the finding (the pointing game)."""
     print("| finding | heat map: precision | pointing | difference: precision | pointing |\n" + "| --- " * 5 + "|")
     side = DETAIL * model.image_size
     for finding in PHANTOM_FINDINGS:
-        results = []
-        for seed in range(count):
-            phantom = render((9, seed), side, finding)
-            detail = torch.from_numpy(phantom.image)[None, None]
-            image = F.avg_pool2d(detail, DETAIL)
-            inside = F.avg_pool2d(torch.from_numpy(phantom.mask)[None, None].float(), DETAIL)[0, 0].numpy() > 0.5
-            if not inside.any():
-                continue
-            with torch.no_grad():
-                maps = score(model, image, detail)[1], (image - model.reconstruct(image)).abs()
-            flat = [m[0, 0].numpy() for m in maps]
-            results.append([f(inside, m) for m in flat for f in (_precision, _points)])
-        print(f"| {finding}, {len(results)} films | " + " | ".join(f"{v:.3f}" for v in np.mean(results, 0)) + " |")
+        phantoms = [render((9, seed), side, finding) for seed in range(count)]
+        where = np.stack([phantom.mask for phantom in phantoms])
+        films = torch.stack([torch.from_numpy(phantom.image)[None] for phantom in phantoms])
+        images = F.avg_pool2d(films, DETAIL)
+        with torch.no_grad():
+            difference = (images - model.reconstruct(images)).abs()[:, 0].numpy()
+        cells = [f"{v:.3f}" for heat in (Measured(model, films).heat, difference) for v in shown(heat, where)]
+        print(f"| {finding}, {count} films | " + " | ".join(cells) + " |")
+
+
+def shown(maps: np.ndarray, where: np.ndarray) -> tuple[float, float]:
+    """Mean average precision over pixels, and how often the hottest lies in the finding (the pointing game).
+
+    Args:
+        maps: ``(N, S, S)``.
+        where: ``(N, 2 S, 2 S)`` bool; films whose finding is too small to be seen in a map are left out.
+    """
+    inside = F.avg_pool2d(torch.from_numpy(where)[:, None].float(), DETAIL)[:, 0].numpy() > 0.5
+    pairs = [(mask, heat) for mask, heat in zip(inside, maps, strict=True) if mask.any()]
+    precision, pointing = zip(*((_precision(*pair), _points(*pair)) for pair in pairs), strict=True)
+    return float(np.mean(precision)), float(np.mean(pointing))
 
 
 def _precision(inside: np.ndarray, values: np.ndarray) -> float:
@@ -164,13 +217,16 @@ def main() -> None:
     parser.add_argument("--weights", help="calibrated weights (default: the shipped ones)")
     for name in ("val", "train", "normal", "abnormal"):
         parser.add_argument(f"--{name}", metavar="FOLDER")
-    parser.add_argument("--phantoms", type=int, metavar="COUNT")
+    parser.add_argument("--sites", nargs="+", default=[], metavar="FOLDER")
+    parser.add_argument("--phantoms", type=int, default=0, metavar="COUNT")
     parser.add_argument("--manifest", type=Path, metavar="CSV")
     parser.add_argument("--confirmed", metavar="WORD")
     arguments = parser.parse_args()
     model = load_model(arguments.weights)
-    if arguments.val and not arguments.normal:
+    if arguments.val:
         report_synthetic(model, detail_films(model, datalist(arguments.val)).images())
+    if arguments.sites or arguments.phantoms:
+        report_sites(model, arguments.sites, arguments.phantoms)
     if arguments.phantoms:
         report_phantoms(model, arguments.phantoms)
     if arguments.normal:
@@ -180,11 +236,11 @@ def main() -> None:
         films = datalist(arguments.abnormal)
         if arguments.confirmed:
             films = [f for f in films if arguments.confirmed in table[Path(f["image"]).stem]["label_source"]]
-        views = [table.get(Path(f["image"]).stem, {}).get("view", "") for f in films]
+        told = [table.get(Path(f["image"]).stem, {}) for f in films]
         normal, train = (
             detail_films(model, datalist(folder)).images() for folder in (arguments.normal, arguments.train)
         )
-        report_patients(model, normal, detail_films(model, films).images(), views, train)
+        report_patients(model, normal, detail_films(model, films).images(), told, train)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
+from guard import is_name
+from isolated import IsolatedInfer
 from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
-from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.tasks.train.bundle import BundleTrainTask
 
-from monai_cxr_vae.data.writers import file_sha256
-from monai_cxr_vae.inference.film_chain import failed, new_row
-from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.errors import InputError, MultiFrame, Reason, explain
+from monai_cxr_vae.files import file_sha256
+from monai_cxr_vae.settings import input_error
 
 MODEL = "cxr_vae"
 FINDINGS = "opacity,nodule,effusion,pneumothorax,device,other"
@@ -53,8 +55,14 @@ class App(MONAILabelApp):
             labels=["unusual", *findings],
         )
 
-    def init_infers(self) -> dict[str, BundleInferTask]:
-        return {MODEL: BundleInferTask(self.bundle, self.conf, type=InferType.SEGMENTATION)}
+    def init_datastore(self) -> Datastore:
+        store = super().init_datastore()
+        # The server makes its store from a dozen of its own settings; only what it does with a film is another here.
+        store.__class__ = FilmArchive if isinstance(store, DICOMWebDatastore) else FilmFolder
+        return store
+
+    def init_infers(self) -> dict[str, IsolatedInfer]:
+        return {MODEL: IsolatedInfer(self.bundle, self.conf)}
 
     def init_trainers(self) -> dict[str, BundleTrainTask]:
         return {MODEL: LabelFreeTraining(self.bundle, self.conf)}
@@ -66,12 +74,6 @@ class App(MONAILabelApp):
         share = float(self.conf.get("random_share", RANDOM_SHARE))
         return {"most_unusual": MostUnusual(), "most_unusual_and_random": MostUnusualAndRandom(share)}
 
-    def _init_dicomweb_datastore(self) -> Datastore:
-        store = super()._init_dicomweb_datastore()
-        # The server makes its store from a dozen of its own settings; only what it does with a film is another here.
-        store.__class__ = FilmArchive
-        return store
-
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         """As the server does it, but what the client got wrong is answered as such, with the reason."""
         model, image = request.get("model"), request.get("image")
@@ -79,8 +81,13 @@ class App(MONAILabelApp):
             raise HTTPException(404, f"there is no model {model!r}, but {', '.join(self._infers)}")
         if "label_info" in request:  # sent for nothing but DICOM SEG
             raise HTTPException(501, NO_SEGMENTATION)
-        if isinstance(image, str) and image not in self.datastore().list_images() and not self._was_sent(image):
+        if not isinstance(image, str):
+            raise HTTPException(422, "image must be the name of one film")
+        if image not in self.datastore().list_images() and not self._was_sent(image):
             raise HTTPException(404, f"there is no image {image!r}")
+        for name in ("model_filename", "result_extension"):
+            if isinstance(request.get(name), str) and not is_name(request[name]):
+                raise HTTPException(422, f"{name} must not be a path")
         try:
             return super().infer(request, datastore)
         except Exception as error:
@@ -89,10 +96,14 @@ class App(MONAILabelApp):
                 raise
             raise HTTPException(422, str(cause)) from error
 
+    def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        raise HTTPException(501, "films are no whole slide images")
+
     def _was_sent(self, image: str) -> bool:
         """Whether a client has sent this file, rather than that it names any file of this computer."""
         path, sessions = Path(image).resolve(), self.sessions()
         in_session = sessions is not None and path.is_relative_to(Path(sessions.store_path).resolve())
+        # In the server this is a folder of its own, see local_only.py.
         return path.is_file() and (in_session or path.parent == Path(tempfile.gettempdir()).resolve())
 
     def async_scoring(self, method: str | None, params: dict | None = None) -> Any:
@@ -102,27 +113,56 @@ class App(MONAILabelApp):
         return super().async_scoring(method, params)
 
 
+class FilmFolder(LocalDatastore):
+    """Films and labels in a folder, and never anything beside it."""
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        ending = self._to_id(Path(image_filename).name)[1]
+        if not is_name(image_id):
+            raise HTTPException(422, "a film's name must not be a path")
+        if f"*{ending}" not in self._extensions:
+            raise HTTPException(422, f"films end in {', '.join(self._extensions)}")
+        return super().add_image(image_id, image_filename, image_info)
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        if not is_name(image_id) or not is_name(label_tag):
+            raise HTTPException(422, "a label's name and tag must not be paths")
+        return super().save_label(image_id, label_filename, label_tag, label_info)
+
+
 class FilmArchive(DICOMWebDatastore):
     """Films of a DICOMweb server, read as the DICOM files that they are: a series is a film.
 
-    The server's own store hands out NIfTI, in which window, polarity and orientation are guesses.
+    The server's own store decodes films in its own process and hands out NIfTI, in which window, polarity and
+    orientation are guesses.
     """
 
     def get_image_uri(self, image_id: str) -> str:
-        nifti = super().get_image_uri(image_id)
-        films = [path for path in Path(self._datastore.image_path(), image_id).iterdir() if path.is_file()]
-        return str(films[0]) if len(films) == 1 else nifti
+        folder = Path(self._datastore.image_path(), image_id)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            dicom_web_download_series(None, image_id, str(folder), self._client, self._fetch_by_frame)
+        films = sorted(folder.iterdir())
+        if image_id not in self._datastore.objects:  # the list of films, where scores are kept
+            LocalDatastore.add_image(self, image_id, str(films[0]), self._dicom_info(image_id))
+        if len(films) != 1:
+            raise MultiFrame(f"this series holds {len(films)} images, and a film is one")
+        return str(films[0])
+
+    def add_image(self, *_: Any) -> str:
+        raise HTTPException(501, "the films of an archive are read only")
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, *args: Any, **kwargs: Any) -> str:
         if label_tag == DefaultLabelTag.FINAL:
             raise HTTPException(501, NO_SEGMENTATION)
+        if not is_name(image_id) or not is_name(label_tag) or label_filename.endswith(".bin"):
+            raise HTTPException(422, "a label is a picture, and its name and tag are no paths")
         return super().save_label(image_id, label_filename, label_tag, *args, **kwargs)
 
 
 class AnomalyScoring(ScoringMethod):
     """Puts the scores of each film into its image info, with the digest of the weights that gave them."""
 
-    def __init__(self, task: BundleInferTask) -> None:
+    def __init__(self, task: IsolatedInfer) -> None:
         super().__init__("How unusual each film is, and how fit for use")
         self.task = task
 
@@ -135,19 +175,19 @@ class AnomalyScoring(ScoringMethod):
         weights, films = file_sha256(self.task.get_path()), self.stale(datastore)
         unreadable = 0
         for film in films:
-            info = {"unreadable": None, "weights": weights} | self._score(datastore.get_image_uri(film))
+            info = {"unreadable": None, "weights": weights} | self._score(datastore, film)
             unreadable += info["unreadable"] is not None
             datastore.refresh()  # the server may have stored a label meanwhile, and an update writes the whole list
             datastore.update_image_info(film, info)
         return {"scored": len(films) - unreadable, "unreadable": unreadable}
 
-    def _score(self, path: str) -> dict[str, Any]:
-        request = {"image": path, "show": "mask", "skip_writer": "true", "description": ""}
+    def _score(self, datastore: Datastore, film: str) -> dict[str, Any]:
         try:
+            request = {"image": datastore.get_image_uri(film), "show": "mask", "skip_writer": "true", "description": ""}
             return self.task(request)[1]["scores"]
         except Exception as error:
-            reason = failed(new_row(), error)["reason"]
-            if reason == "internal":
+            _, reason, _ = explain(error)
+            if reason == Reason.INTERNAL:
                 raise
             logger.warning("a film is left out: %s", reason)
             return {"unreadable": reason}
@@ -201,6 +241,9 @@ class LabelFreeTraining(BundleTrainTask):
     """Trains on all readable films, labelled or not; run id ``update`` of the bundle puts better weights in place."""
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        # The values go into the bundle's config, where a text that begins like this would be run as a program.
+        if any(isinstance(value, str) and value[:1] in ("$", "@", "%") for value in request.values()):
+            raise InputError("a setting of a training must not be an expression")
         return super().__call__({**request, "run_id": "update", "pretrained": True}, datastore)
 
     def _fetch_datalist(self, request: dict[str, Any], datastore: Datastore) -> list[dict[str, str]]:

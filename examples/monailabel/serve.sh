@@ -11,7 +11,7 @@ work=${2:-label-work}
 shift $(($# < 2 ? $# : 2))
 bash "$here/install.sh"
 mkdir -p "$work/model"
-cp "$here/main.py" "$here/local_only.py" "$work/"
+cp "$here"/{main,guard,isolated,local_only}.py "$work/"
 # A copy of the bundle, since training replaces its weights; moved into place when it is whole.
 if [ ! -d "$work/model/cxr_vae" ]; then
     rm -rf "$work/new"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -12,7 +11,6 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -20,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from monai_cxr_vae.errors import Changed, FilmError, InputError, explain
-from monai_cxr_vae.files import open_file, write_whole
+from monai_cxr_vae.files import check_size, open_file, write_whole
 from monai_cxr_vae.film import read_film
 from monai_cxr_vae.machine import cpu_count
 from monai_cxr_vae.paths import cache_folder
@@ -184,7 +183,7 @@ class FilmStore:
             A structured array ``record``, ``box`` with a row for each film that is in the store, in their order; and
             why the others are not, by digest.
         """
-        with self._locked():
+        with FileLock(self.folder / "lock"):
             index = self._read_index()
             missing = {digest: path for digest, path in zip(digests, paths, strict=True) if digest not in index}
             failures = self._fill(missing, index) if missing else {}
@@ -237,12 +236,6 @@ class FilmStore:
             os.truncate(file, len(whole))
         return {entry.pop("digest"): entry for entry in map(json.loads, whole.splitlines())}
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
 
 def _describe(value: Any, above: tuple[int, ...] = ()) -> str:
     """A transform's classes and all their settings as text, the same in every process (a pickle is not)."""
@@ -275,6 +268,7 @@ def _reading_code() -> str:
 def _digest(path: str) -> str | Exception:
     try:
         with open_file(path) as file:
+            check_size(file.identity)
             return file.sha256()
     except (FilmError, OSError) as error:
         return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import os
 from pathlib import Path
 
@@ -42,6 +41,8 @@ class CreationTimes:
         key = film[:32].encode()
         try:
             if key not in self._known:
+                import fcntl  # missing on Windows, which the rest of the package can do without
+
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
                 with os.fdopen(handle, "r+b", buffering=0) as file:  # which also lets go of the lock

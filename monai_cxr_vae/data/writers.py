@@ -24,7 +24,6 @@ from monai_cxr_vae.data.created import CreationTimes
 from monai_cxr_vae.data.pictures import captioned, overlay, strip
 from monai_cxr_vae.data.readers import in_source_order
 from monai_cxr_vae.data.regions import Region, regions
-from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.dicom.objects import KINDS, DerivedObject, Provenance
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import Place, structured_report
@@ -150,9 +149,9 @@ class SaveRadiographd(SaveImaged):
         result = _Result(d, film, self.image_key, self.keys[0], self.scores)
         digest = film.sha256
         if result.format == "dicom":
-            source, created = open_dataset(film.data, pixels=False), self.times.of(digest)
+            created = self.times.of(digest)
             try:
-                derived = self._derive(source, result, created)
+                derived = self._derive(film.header, result, created)
             except MalformedIdentity as error:  # no fault of the film, whose scores stand
                 derived, d["refused"] = [], error.codes
             d["outputs"] = [self._write_object(each) for each in derived]

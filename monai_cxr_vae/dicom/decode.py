@@ -117,6 +117,16 @@ def pixel_format(dataset: Dataset) -> PixelFormat:
     return PixelFormat(rows, columns, allocated, stored, high, bool(signed), kind, syntax, samples)
 
 
+def check_syntax(form: PixelFormat) -> None:
+    """Is the transfer syntax one that is read?
+
+    Raises:
+        UnsupportedSyntax: it is not.
+    """
+    if form.transfer_syntax is not None and form.transfer_syntax not in (*_NATIVE, *_FAMILY):
+        raise UnsupportedSyntax("the transfer syntax of the file is not known")
+
+
 def decode(dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str]:
     """Decode the pixel data.
 
@@ -139,9 +149,10 @@ def decode(dataset: Dataset, form: PixelFormat) -> tuple[np.ndarray, str]:
         if encapsulated:
             raise CorruptFile("the pixel data is compressed although the file says it is not")
         return _native(dataset, form), "numpy"
+    check_syntax(form)
     family = _FAMILY.get(syntax or "")
     if family is None:
-        raise UnsupportedSyntax("the transfer syntax of the file is not known")
+        raise UnsupportedSyntax("nothing says how the pixel data is compressed")
     if not encapsulated:
         raise CorruptFile("the pixel data is not compressed although the file says it is")
     return _decode_frame(family, _single_frame(dataset.PixelData), form, other_bits=_uses_other_bits(dataset))

@@ -208,7 +208,7 @@ def padding(stored: np.ndarray, dataset: Dataset, form: PixelFormat, warnings: l
 
 def is_blank(pixels: np.ndarray) -> bool:
     """Do almost all display values lie at one grey? A sample of the pixels tells."""
-    step = max(1, int((pixels.size / 250_000) ** 0.5))
+    step = max(1, int((pixels.size / 40_000) ** 0.5))
     sample = pixels[::step, ::step]
     return bool((np.abs(sample - np.median(sample)) < _BLANK_STEP).mean() > _BLANK_SHARE)
 

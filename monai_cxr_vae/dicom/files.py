@@ -86,7 +86,7 @@ def open_dataset(source: str | Path | bytes | BinaryIO, *, pixels: bool = True) 
 
     Returns:
         The dataset. With ``pixels`` its ``PixelData`` (if any) is known to be complete: the full element of a native
-        image, or all items up to the sequence delimiter of an encapsulated one.
+        image, or all items up to the sequence delimiter of an encapsulated one; a view of the file's bytes.
 
     Raises:
         FilmError: a subclass that names the reason; the message holds no value from the file.
@@ -98,7 +98,7 @@ def open_dataset(source: str | Path | bytes | BinaryIO, *, pixels: bool = True) 
     stream.seek(0)
     try:
         with quiet():
-            return _read(_BoundedReader(stream, size), pixels)
+            return _read(_BoundedReader(stream, size, source if isinstance(source, bytes) else None), pixels)
     except OSError as error:
         raise ReadFailed("the file cannot be read") from error
     except MemoryError as error:
@@ -115,10 +115,13 @@ def encoding(dataset: Dataset) -> tuple[bool, bool]:
 
 
 class _BoundedReader(io.RawIOBase):
-    """A file that never allocates more than it holds and remembers whether a read met its end half-way."""
+    """A file that never allocates more than it holds and remembers whether a read met its end half-way.
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self._size, self.cut = stream, size, False
+    ``whole`` are its bytes where they are in memory, which :meth:`take` then need not copy.
+    """
+
+    def __init__(self, stream: BinaryIO, size: int, whole: bytes | None = None) -> None:
+        self._stream, self._size, self._whole, self.cut = stream, size, whole, False
 
     def readable(self) -> bool:
         return True
@@ -132,6 +135,16 @@ class _BoundedReader(io.RawIOBase):
             size = left
         self.cut |= 0 < left < size
         return self._stream.read(min(size, left))
+
+    def take(self, size: int = -1) -> memoryview:
+        """As :meth:`read`; a film's pixels are most of its bytes."""
+        if self._whole is None:
+            return memoryview(self.read(size))
+        start = self._stream.tell()
+        taken = memoryview(self._whole)[start : None if size < 0 else start + size]
+        self.cut |= 0 < len(taken) < size
+        self._stream.seek(start + len(taken))
+        return taken
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._stream.seek(offset, whence)
@@ -215,7 +228,8 @@ def _inflated(stream: _BoundedReader, head: bytes) -> _BoundedReader:
     meta = stream.read(_end_of_file_meta(head))
     data = inflate(stream.read(), -zlib.MAX_WBITS)
     plain = meta.replace(DEFLATED.encode(), _EXPLICIT_LITTLE.encode().ljust(len(DEFLATED), b"\0"))
-    return _BoundedReader(io.BytesIO(plain + data), len(plain) + len(data))
+    whole = plain + data
+    return _BoundedReader(io.BytesIO(whole), len(whole), whole)
 
 
 def _end_of_file_meta(head: bytes) -> int:
@@ -253,14 +267,14 @@ def _attach_pixel_data(dataset: Dataset, stream: _BoundedReader) -> None:
         vr, length = "OW", _unpack_length(header[4:], order)
         if length % 2 and length != _UNDEFINED_LENGTH and header[4:6].isalpha() and header[4:6].isupper():
             raise CorruptFile("the pixel data has a value representation that it cannot have")
-    value = _items_of(stream.read(), order) if length == _UNDEFINED_LENGTH else stream.read(length)
+    value = _items_of(stream.take(), order) if length == _UNDEFINED_LENGTH else stream.take(length)
     if length != _UNDEFINED_LENGTH and len(value) < length:
         raise TruncatedFile("the pixel data breaks off: the file is shorter than its header says")
     dataset.add_new(0x7FE00010, "OB" if vr == "UN" else vr, value)
     dataset["PixelData"].is_undefined_length = length == _UNDEFINED_LENGTH
 
 
-def _items_of(data: bytes, order: str) -> bytes:
+def _items_of(data: memoryview, order: str) -> memoryview:
     """The items of an encapsulated Pixel Data element (PS3.5 A.4) as they stand, without the sequence delimiter."""
     position = 0
     while position + 8 <= len(data):

@@ -16,6 +16,7 @@ from torch import Tensor
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation import baselines
 from monai_cxr_vae.evaluation.figures import draw_curves, draw_reconstructions, read_log
+from monai_cxr_vae.evaluation.levels import evaluate_levels
 from monai_cxr_vae.evaluation.metrics import (
     Bootstrap,
     bits_per_dimension,
@@ -24,6 +25,7 @@ from monai_cxr_vae.evaluation.metrics import (
 )
 from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
+from monai_cxr_vae.networks import HierarchicalVAE
 from monai_cxr_vae.progress import progress
 
 _logger = logging.getLogger(__name__)
@@ -65,15 +67,19 @@ def evaluate(
         seed: of the sampled latents, the resamples and the baselines.
 
     Returns:
-        What ``evaluation.json`` holds. A metric is ``{"mean", "ci95", "n"}``, over films: ``psnr`` in dB, ``ssim``,
-        ``ms_ssim`` (absent below 176 pixels), ``kl`` in nats, ``bits_per_dimension`` (absent as long as the model has
-        no sigma). ``active_units`` has ``value`` and ``of`` in place of the mean, ``kl_per_unit`` lists. ``baselines``
-        holds ``mean_image``, ``pca`` (absent when there are not more films to fit it on than latents), ``block_pca``
-        (absent when no grid fits), ``bicubic``, ``low_pass_dct`` and ``best_dct``: numbers.
+        What ``evaluation.json`` holds; for a hierarchical network that of
+        :func:`monai_cxr_vae.evaluation.levels.evaluate_levels`. A metric is ``{"mean", "ci95", "n"}``, over films:
+        ``psnr`` in dB, ``ssim``, ``ms_ssim`` (absent below 176 pixels), ``kl`` in nats, ``bits_per_dimension`` (absent
+        as long as the model has no sigma). ``active_units`` has ``value`` and ``of`` in place of the mean,
+        ``kl_per_unit`` lists. ``baselines`` holds ``mean_image``, ``pca`` (absent when there are not more films to fit
+        it on than latents), ``block_pca`` (absent when no grid fits), ``bicubic``, ``low_pass_dct`` and ``best_dct``:
+        numbers.
 
     Raises:
         InputError: fewer than two films, of which no spread can be told, or ``metrics_csv`` is no log of a training.
     """
+    if isinstance(model, HierarchicalVAE):
+        return evaluate_levels(model, films, output_dir, seed=seed)
     if len(films) < 2:
         raise InputError("an evaluation needs at least two films")
     if metrics_csv is not None:

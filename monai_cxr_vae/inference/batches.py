@@ -14,6 +14,11 @@ from monai_cxr_vae.errors import InputError
 DEFAULT_SIZE = 32
 
 
+def default_size(device: torch.device | str) -> int | None:
+    """Films per batch unless told otherwise; None on a CPU, where each process runs its films one by one."""
+    return None if torch.device(device).type == "cpu" else DEFAULT_SIZE
+
+
 class FixedBatches:
     """Reconstructions of films, always ``size`` of them at a time; what is missing is filled up with black.
 

@@ -16,7 +16,7 @@ from monai.engines import Evaluator
 
 from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.errors import InputError, OutputError, WorkerError
-from monai_cxr_vae.inference.batches import DEFAULT_SIZE, FixedBatches
+from monai_cxr_vae.inference.batches import FixedBatches, default_size
 from monai_cxr_vae.inference.film_chain import FilmChain
 from monai_cxr_vae.inference.folder import FilmFolder
 from monai_cxr_vae.inference.plan import FolderOptions
@@ -66,9 +66,8 @@ class FilmEvaluator(Evaluator):
         super().__init__(torch.device(device), (), epoch_length=1, val_handlers=val_handlers, decollate=False)
         options.setdefault("progress", True)
         self.chain = FilmChain(dataset.transform, network, inferer, postprocessing)
-        self.batches = None
-        if batch_size or self.state.device.type != "cpu":
-            self.batches = FixedBatches(network, inferer, self.state.device, batch_size or DEFAULT_SIZE)
+        size = batch_size or default_size(device)
+        self.batches = FixedBatches(network, inferer, self.state.device, size) if size else None
         self.ranks = Ranks.from_environment()
         self.dataset = dataset
         self.output_dir = output_dir

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -119,6 +118,8 @@ class Journal:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes away from the file."""
+        import fcntl  # missing on Windows, which the rest of the package can do without
+
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:

@@ -54,10 +54,11 @@ class Row(TypedDict, total=False):
     anomaly: float
     anomaly_p: float
     anomaly_part: str
+    technique: list[float]
 
 
 COLUMNS = tuple(Row.__annotations__)
-OPTIONAL = frozenset(("replaces", "path", *(c for c in COLUMNS if c.startswith(("quality", "anomaly")))))
+OPTIONAL = frozenset(COLUMNS[COLUMNS.index("replaces") :])
 
 
 class InputRow(TypedDict):

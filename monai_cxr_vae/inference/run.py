@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -284,6 +283,11 @@ class FolderRun:
         return {**result, "index": index}
 
     @property
+    def inputs(self) -> Mapping[int, Any]:
+        """Where each input is and what its header says, by its number."""
+        return self._inputs.current
+
+    @property
     def rows(self) -> list[Row]:
         """The current rows; one without an input, whose journal has lost it, is void."""
         return [cast(Row, row) for index, row in self._manifest.current.items() if index in self._inputs.current]
@@ -325,7 +329,11 @@ class FolderRun:
             raise OutputError(f"the output cannot be written: {os.strerror(error.errno or 0)}") from error
         stack.callback(os.close, lock)
         try:
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError as error:
+            raise InputError("folder runs need Linux or macOS: this system has no locks for them") from error
         except OSError as error:
             raise InputError(f"another run is at work in {self.output_dir}") from error
         scratch = self.private / "tmp"

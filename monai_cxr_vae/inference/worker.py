@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from monai_cxr_vae.dicom.attributes import text
-from monai_cxr_vae.dicom.files import open_dataset, quiet
+from monai_cxr_vae.dicom.files import quiet
 from monai_cxr_vae.errors import Changed
 from monai_cxr_vae.film import Film, header_of, look_at, read_film, refuse
 from monai_cxr_vae.inference.film_chain import FilmChain
@@ -159,6 +159,5 @@ def _whose(film: Film) -> tuple[str, ...]:
     """What tells patient, study and series of a film; nothing if it is not DICOM."""
     if film.kind != "dicom":
         return ()
-    dataset = open_dataset(film.data, pixels=False)
     with quiet():
-        return tuple(text(dataset, keyword) for keyword in _WHOSE)
+        return tuple(text(film.header, keyword) for keyword in _WHOSE)

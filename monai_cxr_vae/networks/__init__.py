@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from monai_cxr_vae.networks.base import AnyVAE
 from monai_cxr_vae.networks.critic import Critic
+from monai_cxr_vae.networks.flow import VectorFlow
+from monai_cxr_vae.networks.hierarchical import HierarchicalVAE
 from monai_cxr_vae.networks.presets import PRESETS, network_of
 from monai_cxr_vae.networks.scorer import Scorer
 from monai_cxr_vae.networks.spatial import SpatialVAE
 from monai_cxr_vae.networks.vae import VAE
 
-__all__ = ["PRESETS", "VAE", "AnyVAE", "Critic", "Scorer", "SpatialVAE", "network_of"]
+__all__ = [
+    "PRESETS",
+    "VAE",
+    "AnyVAE",
+    "Critic",
+    "HierarchicalVAE",
+    "Scorer",
+    "SpatialVAE",
+    "VectorFlow",
+    "network_of",
+]

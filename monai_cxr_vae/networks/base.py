@@ -13,12 +13,15 @@ class AnyVAE(nn.Module):
 
     Films are ``(N, 1, image_size, image_size)`` float tensors in [0, 1]; the output is linear, so a reconstruction may
     leave that range slightly: clamp it for display and metrics only. Latents are ``(N, *latent_shape)``,
-    ``latent_size`` values per film; their prior is the standard normal.
+    ``latent_size`` values per film; their prior is the standard normal unless the network learns one.
 
     In ``train()`` mode `forward` returns ``(reconstruction, mu, logvar)`` of a sampled latent, drawn from torch's
-    global generator. In ``eval()`` mode it returns the reconstruction from the posterior mean alone, which is
-    deterministic; ``torch.jit.script`` keeps that form together with `encode`, `decode` and `reconstruct`.
+    global generator, and a network that learns a prior adds ``prior_mu`` and ``prior_logvar``. In ``eval()`` mode it
+    returns the reconstruction from the posterior mean alone, which is deterministic; ``torch.jit.script`` keeps that
+    form together with `encode`, `decode` and `reconstruct`.
     """
+
+    learns_prior = False
 
     if TYPE_CHECKING:  # TorchScript would read these annotations, and cannot
         image_size: int
@@ -37,6 +40,17 @@ class AnyVAE(nn.Module):
     def initialize_linear(self, images: Tensor) -> None:
         """Start from principal components of ``images``, ``(N, 1, S, S)`` in [0, 1]."""
         raise NotImplementedError
+
+    @torch.jit.unused
+    def prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the prior of latents ``z``, each of its shape: of a level, given those above it."""
+        return torch.zeros_like(z), torch.zeros_like(z)
+
+    @torch.jit.unused
+    def sample_latents(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw latents ``(n, *latent_shape)`` from the prior; ``generator`` is of the CPU."""
+        device = next(self.parameters()).device
+        return torch.randn(n, *self.latent_shape, generator=generator).to(device)
 
     @torch.jit.export
     def reconstruct(self, x: Tensor) -> Tensor:

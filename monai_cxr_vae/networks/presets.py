@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monai_cxr_vae.networks.base import AnyVAE
+from monai_cxr_vae.networks.hierarchical import HierarchicalVAE
 from monai_cxr_vae.networks.spatial import SpatialVAE
 from monai_cxr_vae.networks.vae import VAE
 
@@ -18,9 +19,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # a grid of latents: reconstructions that look like the film
     "spatial": {"image_size": 256, "latent_size": 12288, "channels": (32,), "stride": 32},
     "spatial4096": {"image_size": 256, "latent_size": 4096, "channels": (32,), "stride": 32, "groups": 16},
+    # three levels with learned priors: new films at full size
+    "hierarchical": {"image_size": 256, "codes": 16, "channels": (16, 32)},
 }
 
 
 def network_of(preset: str) -> type[AnyVAE]:
     """The network whose arguments a preset holds."""
+    if "codes" in PRESETS[preset]:
+        return HierarchicalVAE
     return SpatialVAE if "stride" in PRESETS[preset] else VAE

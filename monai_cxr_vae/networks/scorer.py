@@ -12,14 +12,22 @@ from torch import Tensor, nn
 from monai_cxr_vae.networks.critic import Critic
 from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES, exposure, texture
 
-# What is measured; the last two need a trained critic.
+# What is measured of a film; the last two are what a critic says.
 ASPECTS = ("residual", "local", "latent", "exposure", "texture", "fault", "finding")
-# The aspects that each score joins, and what they weigh; chosen on synthetic faults and findings in validation films,
-# of families that the critic had seen and of others.
-QUALITY = {"residual": 1.0, "latent": 1.0, "exposure": 1.0, "texture": 1.0, "fault": 1.5}
-ANOMALY = {"local": 0.1, "latent": 0.1, "finding": 1.0}
+# The aspects that each score joins, and what they weigh, with a critic and without. Chosen on synthetic faults and
+# findings in validation films and on normal films of other sites. A critic has learnt which differences of technique
+# do not matter; residual, exposure and texture alarm at all of them, and would spoil what it says.
+SCORES = {
+    True: {"quality": {"latent": 1.0, "fault": 1.5}, "anomaly": {"finding": 1.0}},
+    False: {
+        "quality": {"residual": 1.0, "latent": 1.0, "exposure": 1.0, "texture": 1.0},
+        "anomaly": {"local": 0.1, "latent": 0.1},
+    },
+}
 DETAIL = 2  # the film is looked at with this many times the network's pixels along a side
 FEATURES = {"exposure": EXPOSURES, "texture": TEXTURES}
+CRITICISMS = ("fault", "finding")  # in the order of a critic's logits
+TECHNIQUE = ("latent", *(f"{name}_{i}" for name, count in FEATURES.items() for i in range(count)))
 _WINDOW = 5  # network pixels: what is called local
 # A deviation must not blow up where normal films hardly differ at all: share of the mean variance.
 _FLOOR = 0.25
@@ -62,28 +70,58 @@ class Scorer(nn.Module):
         spread: Tensor
         quality_calibration: Tensor
         anomaly_calibration: Tensor
-        heat_limits: Tensor
+        technique_calibration: Tensor
+        heat_limit: Tensor
 
     def __init__(self, image_size: int, latent_size: int, critic: bool, films: int) -> None:
         super().__init__()
         self.critic = Critic() if critic else None
-        self.aspects = ASPECTS if critic else ASPECTS[:-2]
-        self.register_buffer("variance", torch.ones(image_size, image_size))
-        for name, size in {"latent": latent_size, **FEATURES}.items():
+        self.joined = SCORES[critic]
+        self.aspects = tuple(name for name in ASPECTS if any(name in weights for weights in self.joined.values()))
+        if "residual" in self.aspects:
+            self.register_buffer("variance", torch.ones(image_size, image_size))
+        self.distances = {n: size for n, size in {"latent": latent_size, **FEATURES}.items() if n in self.aspects}
+        for name, size in self.distances.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_precision", torch.eye(size))
         self.register_buffer("centre", torch.zeros(len(self.aspects)))
         self.register_buffer("spread", torch.ones(len(self.aspects)))
         self.register_buffer("quality_calibration", torch.zeros(films))
         self.register_buffer("anomaly_calibration", torch.zeros(films))
-        self.register_buffer("heat_limits", torch.ones(2))
+        self.register_buffer("technique_calibration", torch.zeros(films, len(TECHNIQUE)))
+        self.register_buffer("heat_limit", torch.ones(()))
 
     @classmethod
     def shaped_like(cls, state: Mapping[str, Tensor]) -> Scorer:
         """A scorer that can load ``state``, a state dict of one."""
-        size, latents = len(state["variance"]), len(state["latent_mean"])
+        size, latents = len(state.get("variance", ())), len(state["latent_mean"])
         critic = any(name.startswith("critic.") for name in state)
         return cls(size, latents, critic, len(state["quality_calibration"]))
+
+    @staticmethod
+    def of_today(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a scorer, also of one that release 0.1 has written, as a scorer holds it today.
+
+        A critic and what it has learnt stay. The scores of that release joined more aspects to it, so their
+        calibration does not hold any more; without a critic it does.
+        """
+        if "heat_limits" not in state:
+            return dict(state)
+        kept = {name: value for name, value in state.items() if name != "heat_limits"}
+        films = len(state["quality_calibration"])
+        if any(name.startswith("critic.") for name in state):
+            columns = [ASPECTS.index(name) for name in ASPECTS if any(name in w for w in SCORES[True].values())]
+            kept = {name: v for name, v in kept.items() if name.startswith(("critic.", "latent_"))}
+            kept |= {name: state[name][columns] for name in ("centre", "spread")}
+            kept |= {f"{name}_calibration": state["centre"][:0] for name in SCORES[True]}
+            films = 0
+        unknown = torch.full((films, len(TECHNIQUE)), torch.nan)
+        return kept | {"technique_calibration": unknown, "heat_limit": state["heat_limits"][0]}
+
+    @property
+    def knows_normal_films(self) -> bool:
+        """Whether there are statistics of normal films: those of a new scorer are all 1."""
+        return bool((self.spread != 1).any())
 
     @torch.no_grad()
     def look(self, image: Tensor, detail: Tensor, mask: Tensor, latent: Tensor, reconstruction: Tensor) -> Aspects:
@@ -107,13 +145,16 @@ class Scorer(nn.Module):
 
     def measure(self, look: Aspects) -> Tensor:
         """``(N, len(self.aspects))``: one number per aspect, in no common unit; larger is less usual."""
-        deviation = self.deviation(look)
-        values = [_mean(deviation, look.mask).log(), _worst(deviation, look.mask).log()]
-        for name in ("latent", *FEATURES):
-            values.append(
-                distance(getattr(look, name), getattr(self, f"{name}_mean"), getattr(self, f"{name}_precision"))
-            )
-        return torch.stack([*values, *look.critic.unbind(1)], 1)
+        return torch.stack([self._measure(name, look) for name in self.aspects], 1)
+
+    def _measure(self, aspect: str, look: Aspects) -> Tensor:
+        if aspect in CRITICISMS:
+            return look.critic[:, CRITICISMS.index(aspect)]
+        if aspect in self.distances:
+            features, mean = getattr(look, aspect), getattr(self, f"{aspect}_mean")
+            return distance(features, mean, getattr(self, f"{aspect}_precision"))
+        of = {"residual": _mean, "local": _worst}[aspect]
+        return of(self.deviation(look), look.mask).log()
 
     def standardised(self, look: Aspects) -> Tensor:
         """``(N, len(self.aspects))``: the measurements in standard deviations of normal films."""
@@ -125,26 +166,33 @@ class Scorer(nn.Module):
         Quality is a soft maximum, since one fault is enough to spoil a film; anomaly is a weighted mean, since a
         disease shows a little in many ways.
         """
-        quality, anomaly = self.contributions(standardised, QUALITY), self.contributions(standardised, ANOMALY)
+        quality, anomaly = (self.contributions(standardised, name) for name in ("quality", "anomaly"))
         return torch.logsumexp(quality, 1), anomaly.mean(1)
 
-    def contributions(self, standardised: Tensor, weights: Mapping[str, float]) -> Tensor:
-        """The aspects of one score times their weights, ``(N, n)``; those that need a missing critic are left out."""
-        names = [name for name in weights if name in self.aspects]
-        columns = standardised[:, [self.aspects.index(name) for name in names]]
-        return columns * columns.new_tensor([weights[name] for name in names])
+    def contributions(self, standardised: Tensor, score: str) -> Tensor:
+        """The aspects that a score joins times their weights, ``(N, n)``."""
+        weights = self.joined[score]
+        columns = standardised[:, [self.aspects.index(name) for name in weights]]
+        return columns * columns.new_tensor(list(weights.values()))
+
+    def technique(self, look: Aspects) -> Tensor:
+        """``(N, 16)``: how films were made rather than what they show, in the order of :data:`TECHNIQUE`.
+
+        The latents' distance is in standard deviations of normal films, exposure and texture are as measured.
+        """
+        column = self.aspects.index("latent")
+        return torch.cat([self.standardised(look)[:, column, None], look.exposure, look.texture], 1)
 
     def heat(self, look: Aspects) -> Tensor:
-        """``(N, 1, S, S)`` in [0, 1]: 0.5 where a deviation is as large as the largest of one normal film in ten."""
-        return (0.5 * self.raw_heat(look) / self.heat_limits.view(1, -1, 1, 1)).amax(1, keepdim=True).clamp(0, 1)
+        """``(N, 1, S, S)`` in [0, 1]: 0.5 at the largest value of one normal film in ten."""
+        return (0.5 * self.raw_heat(look) / self.heat_limit).clamp(0, 1)
 
     def raw_heat(self, look: Aspects) -> Tensor:
-        """``(N, 2, S, S)``: local deviation and the critic's probability of a finding, 0 without a critic."""
-        local = _local(self.deviation(look), look.mask)
+        """``(N, 1, S, S)``: the critic's probability of a finding at each place; local deviation without a critic."""
         if self.critic is None:
-            return torch.cat([local, torch.zeros_like(local)], 1)
-        places = F.interpolate(look.places.sigmoid(), size=local.shape[2:], mode="bilinear", align_corners=False)
-        return torch.cat([local, places * look.mask], 1)
+            return _local(self.deviation(look), look.mask)
+        places = F.interpolate(look.places.sigmoid(), size=look.mask.shape[2:], mode="bilinear", align_corners=False)
+        return places * look.mask
 
     def deviation(self, look: Aspects) -> Tensor:
         """``(N, 1, S, S)``: squared difference in units of what is usual at the place."""

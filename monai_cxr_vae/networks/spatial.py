@@ -77,7 +77,7 @@ class SpatialVAE(AnyVAE):
         # The most that one place can keep; further ones would hardly be used and fill the weights file.
         self.components = min(pixels, max(512, self.latent_shape[0]), 4 * self.latent_shape[0])
 
-        self.register_buffer("lapping", _lapped_transform(image_size, stride), persistent=False)
+        self.register_buffer("lapping", lapped_transform(image_size, stride), persistent=False)
         self.linear_mean = nn.Parameter(torch.full((1, image_size, image_size), 0.5))
         # Components times the stride: entries about 1, so that an optimiser's steps suit them.
         self.linear_components = nn.Parameter(torch.randn(self.groups, self.components, pixels))
@@ -255,7 +255,7 @@ class _Correction(nn.Module):
         return 0.02 * F.pixel_shuffle(self.last(self.body(films)), 8)
 
 
-def _lapped_transform(size: int, stride: int) -> Tensor:
+def lapped_transform(size: int, stride: int) -> Tensor:
     """Orthogonal ``(size, size)`` matrix after which blocks of ``stride`` samples stand for overlapping pieces.
 
     The pre-filter form of the lapped orthogonal transform (Malvar and Staelin 1989; Tran, Liang and Tu 2003): across

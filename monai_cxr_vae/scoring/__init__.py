@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from monai_cxr_vae.scoring.fit import FEWEST_FILMS, calibrate, check_films, detail_films, fit_scorer
+from monai_cxr_vae.data.regions import Region, regions
+from monai_cxr_vae.scoring.fit import (
+    FEW_FILMS,
+    FEWEST_FILMS,
+    calibrate,
+    check_films,
+    detail_films,
+    expected_alarms,
+    fit_scorer,
+)
 from monai_cxr_vae.scoring.score import Scores, is_fitted, score
 from monai_cxr_vae.scoring.transforms import AddDetaild, ScoreRadiographd
 
 __all__ = [
     "FEWEST_FILMS",
+    "FEW_FILMS",
     "AddDetaild",
+    "Region",
     "ScoreRadiographd",
     "Scores",
     "calibrate",
     "check_films",
     "detail_films",
+    "expected_alarms",
     "fit_scorer",
     "is_fitted",
+    "regions",
     "score",
 ]

@@ -8,6 +8,7 @@ They teach and test the score of unusual films without a single label. Each func
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -87,16 +88,72 @@ def large_heart(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
 
 
 def volume_loss(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Atelectasis or a raised diaphragm: one base pulled up."""
+    """Atelectasis or a raised diaphragm: one base pulled up, or the heart and trachea drawn to one side, or both."""
     y, x = _axes(film.shape)
-    side = _sigmoid((x - 0.5) / 0.06) if rng.random() < 0.5 else _sigmoid((0.5 - x) / 0.06)
-    pull = rng.uniform(0.06, 0.16) * side * np.exp(-(((y - rng.uniform(0.62, 0.75)) / 0.2) ** 2))
-    return _moved(film, x, y + pull)
+    outwards = rng.choice([-1.0, 1.0])  # the side that has lost volume
+    side = _sigmoid(outwards * (x - 0.5) / 0.06)
+    kind = rng.random()
+    up = rng.uniform(0.04, 0.16) * (kind < 0.75)
+    across = rng.uniform(0.03, 0.09) * (kind > 0.5)
+    pull = up * side * np.exp(-(((y - rng.uniform(0.62, 0.75)) / 0.2) ** 2))
+    shift = across * np.exp(-(((x - 0.5) / 0.17) ** 2)) * np.exp(-(((y - rng.uniform(0.3, 0.7)) / 0.3) ** 2))
+    return _moved(film, x - outwards * shift, y + pull)
+
+
+def wide_mediastinum(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A widened aorta or other masses of the upper middle: its border pushed outwards on one side or on both."""
+    y, x = _axes(film.shape)
+    push = np.zeros_like(film)
+    for side in (-1, 1) if rng.random() < 0.3 else (rng.choice([-1, 1]),):
+        cy, cx, height = rng.uniform(0.22, 0.45), 0.5 + side * rng.uniform(0.05, 0.09), rng.uniform(0.06, 0.16)
+        bump = np.exp(-(((y - cy) / height) ** 2)) * np.exp(-(((x - cx) / 0.09) ** 2))
+        push = push + side * rng.uniform(0.02, 0.06) * bump
+    return _moved(film, x - push, y)
+
+
+def hila(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Enlarged hila, of vessels or lymph nodes: lobed densities beside the middle."""
+    cover = np.zeros_like(film)
+    for side in (-1, 1) if rng.random() < 0.5 else (rng.choice([-1, 1]),):
+        for _ in range(rng.integers(1, 4)):
+            y, x = rng.normal(0.43, 0.04), 0.5 + side * rng.uniform(0.09, 0.17)
+            ry, rx = rng.uniform(0.025, 0.06, 2)
+            cover = np.maximum(cover, _ellipse(film.shape, y, x, ry, rx, rng.uniform(0, np.pi), rng))
+    return _densify(film, cover * rng.uniform(0.25, 0.75), rng.uniform(0.0, 0.5))
+
+
+def bands(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Plate atelectasis and scars: one to four thin bands in the lungs, most of them low and nearly level."""
+    y, _ = _axes(film.shape)
+    lung = lungs(film)
+    low = lung * (_sigmoid((y - 0.5) / 0.05) + 0.2)
+    cover = np.zeros_like(film)
+    for _ in range(rng.integers(1, 5)):
+        cy, cx = _place(low, rng)
+        length, thickness = rng.uniform(0.04, 0.14), rng.uniform(0.004, 0.014)
+        band = _ellipse(film.shape, cy, cx, thickness, length, rng.normal(0, 0.5), rng, soft=0.5)
+        cover = np.maximum(cover, band * rng.uniform(0.5, 1))
+    return _densify(film, cover * (0.3 + 0.7 * _blur(lung, 0.02)) * rng.uniform(0.3, 0.9), 0.0)
+
+
+def pleura(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Thickened pleura: the outer or upper border of a lung dense, a blunted angle included."""
+    lung = (lungs(film) > 0.3).astype(np.uint8)
+    y, x = _axes(film.shape)
+    side = x < 0.5 if rng.random() < 0.5 else x >= 0.5
+    depth = cv2.distanceTransform(lung, cv2.DIST_L2, 3) / len(film)
+    outer = np.abs(x - 0.5) > rng.uniform(0.15, 0.25)
+    cy, height = rng.uniform(0.1, 0.75), rng.uniform(0.06, 0.3)
+    rim = rng.uniform(0.015, 0.06) * np.exp(-(((y - cy) / height) ** 2)) * (1 + 0.3 * _noise(film.shape, rng, 0.1))
+    # Beyond the border of what counts as lung too: there lies the wall, which is as dense.
+    near = cv2.dilate(lung, np.ones((3, 3), np.uint8), iterations=max(1, round(0.02 * len(film))))
+    cover = near * side * outer * _sigmoid((rim - depth) / 0.006) * (rim > 0.008)
+    return _densify(film, _blur(cover, 0.008) * rng.uniform(0.4, 0.95), rng.uniform(0.2, 0.8))
 
 
 def air(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Pneumothorax: a dark, smooth rim at the outside of an upper lung with the pleura as a fine line."""
-    lung = lungs(film) > 0.3
+    lung = lungs(film) * body(film) > 0.3
     y, x = _axes(film.shape)
     left = rng.random() < 0.5
     half = lung & ((x < 0.5) if left else (x >= 0.5))
@@ -122,7 +179,12 @@ def device(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.n
         kind, value = rng.random(), float(rng.uniform(0.3, 1.0))
         y, x = rng.uniform(0.05, 0.9), rng.uniform(0.15, 0.85)
         if kind < 0.6:  # a tube or wire, a smooth curve
-            points = np.cumsum(np.concatenate([[[y, x]], rng.normal(0, 0.08, (4, 2)) + rng.normal(0, 0.1, (1, 2))]), 0)
+            steps = rng.normal(0, 0.08, (4, 2)) + rng.normal(0, 0.1, (1, 2))
+            if kind < 0.3:  # one that comes from the neck or a shoulder and ends near the heart
+                y, x = rng.uniform(0, 0.15), rng.uniform(0.25, 0.75)
+                end = rng.uniform((0.3, 0.42), (0.8, 0.62))
+                steps = (end - (y, x)) / 4 + rng.normal(0, 0.03, (4, 2))
+            points = np.cumsum(np.concatenate([[[y, x]], steps]), 0)
             t = np.linspace(0, 4, 60)
             curve = np.stack([_smooth_curve(points[:, i], t) for i in (1, 0)], 1)
             thickness = max(1, round(rng.uniform(0.003, 0.012) * size * scale))
@@ -145,13 +207,14 @@ def device(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def transplant(
     film: np.ndarray, rng: np.random.Generator, other: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A piece of another film, or of another place, with its borders matched in brightness (after FPI and NSA)."""
+    """A piece of another film, or of the other side, with its borders matched in brightness (after FPI and NSA)."""
     other = film[:, ::-1] if other is None else other
     lung = _blur(lungs(film), 0.02)
     y, x = _place(lung, rng)
     cover = _ellipse(film.shape, y, x, rng.uniform(0.05, 0.2), rng.uniform(0.05, 0.2), rng.uniform(0, np.pi), rng)
     dy, dx = np.rint(rng.normal(0, 0.12, 2) * len(film)).astype(int)
     donor = np.roll(other, (dy, dx), (0, 1))
+    cover *= body(film)
     weight = cover / max(float(cover.sum()), 1e-6)
     shift = float((weight * (film - donor)).sum())
     result = film + cover * rng.uniform(0.5, 1.0) * (donor + rng.uniform(0.5, 1.0) * shift - film)
@@ -161,12 +224,29 @@ def transplant(
 
 FINDINGS: dict[str, Finding] = {
     function.__name__: function
-    for function in (opacity, veil, effusion, nodules, large_heart, volume_loss, air, device, transplant)
+    for function in (
+        opacity,
+        veil,
+        effusion,
+        nodules,
+        large_heart,
+        volume_loss,
+        wide_mediastinum,
+        hila,
+        bands,
+        pleura,
+        air,
+        device,
+        transplant,
+    )
 }
 
 
 def add_findings(
-    film: np.ndarray, rng: np.random.Generator, families: Sequence[str] | None = None
+    film: np.ndarray,
+    rng: np.random.Generator,
+    families: Sequence[str] | None = None,
+    other: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One or two findings of random families.
 
@@ -174,16 +254,30 @@ def add_findings(
         film: ``(S, S)`` float32 in [0, 1].
         rng: the source of all choices.
         families: names in :data:`FINDINGS` to draw from; all of them by default.
+        other: another film, of which a transplant is taken; the film's own mirror image without one.
 
     Returns:
         The film and where it was changed, ``(S, S)`` bool.
     """
+    drawn = FINDINGS if other is None else FINDINGS | {"transplant": partial(transplant, other=other)}
     names = list(families or FINDINGS)
     changed = np.zeros(film.shape, bool)
     for _ in range(1 if rng.random() < 0.6 else 2):
-        film, where = FINDINGS[names[rng.integers(len(names))]](film, rng)
+        film, where = drawn[names[rng.integers(len(names))]](film, rng)
         changed |= where
     return film, changed
+
+
+def body(film: np.ndarray) -> np.ndarray:
+    """Where the patient is, ``(S, S)`` float32 in [0, 1]: all but the dark air that reaches the film's border."""
+    smooth = _blur(film, 0.008)
+    low, high = np.quantile(smooth[::2, ::2], (0.01, 0.99))
+    _, label = cv2.connectedComponents((smooth < low + 0.1 * (high - low)).astype(np.uint8))
+    border = np.unique(np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]]))
+    air = np.isin(label, border[border > 0])
+    if air.mean() > 0.45:  # it has leaked into the lungs
+        return np.ones_like(film)
+    return 1 - _blur(cv2.dilate(air.astype(np.float32), np.ones((3, 3))), 0.008)
 
 
 def lungs(film: np.ndarray) -> np.ndarray:
@@ -199,8 +293,8 @@ def lungs(film: np.ndarray) -> np.ndarray:
 
 
 def _densify(film: np.ndarray, cover: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pull towards the brightness of soft tissue, hiding texture as a dense region does."""
-    cover = np.clip(cover, 0, 1)
+    """Pull towards the brightness of soft tissue, hiding texture as a dense region does, within the body."""
+    cover = np.clip(cover, 0, 1) * body(film)
     dense = max(_DENSE * float(np.quantile(film[::4, ::4], 0.95)), 0.1)
     texture = film - _blur(film, 0.02)
     target = np.maximum(dense, film) + (1 - smoothing) * texture
@@ -243,7 +337,8 @@ def _ellipse(
     y, x = _axes(shape)
     c, s = np.cos(angle), np.sin(angle)
     u, v = ((x - cx) * c + (y - cy) * s) / rx, ((y - cy) * c - (x - cx) * s) / ry
-    distance = np.sqrt(u * u + v * v) * (1 + 0.35 * _noise(shape, rng, 0.12) * (soft is None))
+    # The border is uneven; without a limit a place far away could count as the middle.
+    distance = np.sqrt(u * u + v * v) * np.clip(1 + 0.35 * _noise(shape, rng, 0.12) * (soft is None), 0.4, None)
     return _sigmoid((1 - distance) / (rng.uniform(0.1, 0.4) if soft is None else soft * rng.uniform(0.2, 1)))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
@@ -16,14 +19,16 @@ from monai_cxr_vae.data.readers import film_transforms
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
 from monai_cxr_vae.networks.critic import Critic
-from monai_cxr_vae.networks.scorer import DETAIL, FEATURES, Aspects, Scorer, distance
+from monai_cxr_vae.networks.scorer import DETAIL, Aspects, Scorer, distance
 from monai_cxr_vae.progress import progress
-from monai_cxr_vae.scoring.score import examine, is_fitted
+from monai_cxr_vae.scoring.score import examine
 
 FOLDS = 5
 FEWEST_FILMS = 2 * FOLDS
 # Scores need no more films than this to be standardised, and every film must be read at twice the network's size.
 MOST_FILMS = 3000
+# With fewer films in a calibration, the rate of alarms is hardly known.
+FEW_FILMS = 50
 # One normal film in ten has a place hotter than the middle of the scale.
 _HEAT_QUANTILE = 0.9
 
@@ -70,13 +75,14 @@ def fit_scorer(
     if critic is not None and scorer.critic is not None:
         scorer.critic.load_state_dict(critic.state_dict())
     look = _examine_all(model, scorer, films)
-    scorer.variance.copy_(_place_variance(look))
-    for name in ("latent", *FEATURES):
+    if critic is None:
+        scorer.variance.copy_(_place_variance(look))
+    for name in scorer.distances:
         mean, precision = _normal_distribution(getattr(look, name))
         getattr(scorer, f"{name}_mean").copy_(mean)
         getattr(scorer, f"{name}_precision").copy_(precision)
     measures = scorer.measure(look)
-    for name in ("latent", *FEATURES):
+    for name in scorer.distances:
         measures[:, scorer.aspects.index(name)] = _cross_fitted(getattr(look, name))
     scorer.centre.copy_(measures.mean(0))
     scorer.spread.copy_(measures.std(0).clamp(min=1e-6))
@@ -104,17 +110,34 @@ def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
         InputError: the model has no fitted scorer, or there are no films.
     """
     scorer = model.scorer
-    if scorer is None or not is_fitted(model):
+    if scorer is None or not scorer.knows_normal_films:
         raise InputError("these weights have no scores to calibrate; a finished training run fits them")
     if not len(films):
         raise InputError("a calibration needs films")
     look = _examine_all(model, scorer, films)
     quality, anomaly = scorer.scores(scorer.standardised(look))
     scorer.quality_calibration, scorer.anomaly_calibration = quality.sort().values, anomaly.sort().values
-    highest = scorer.raw_heat(look).amax((2, 3))
-    limits = torch.quantile(highest, _HEAT_QUANTILE, dim=0).clamp(min=1e-6)
-    # Two kinds of heat with a limit each would be exceeded by more films than one.
-    scorer.heat_limits.copy_(limits * torch.quantile((highest / limits).amax(1), _HEAT_QUANTILE))
+    scorer.technique_calibration = scorer.technique(look)
+    highest = scorer.raw_heat(look).amax((1, 2, 3))
+    scorer.heat_limit.copy_(torch.quantile(highest, _HEAT_QUANTILE).clamp(min=1e-6))
+    model.settings["calibration"] = {"films": len(films), "date": datetime.date.today().isoformat()}
+
+
+def expected_alarms(films: int, of: int = 100, level: float = 0.05) -> tuple[int, int]:
+    """How many of so many new normal films will have a p-value below ``level``: the range that holds in 19 of 20 cases.
+
+    With n calibration films, of which k may be exceeded for such a p-value, the number has the law BetaBinomial(of, k,
+    n + 1 - k): which rate a site gets depends on the films that it happened to calibrate with.
+
+    Args:
+        films: n, at least 1.
+        of: number of new films, exchangeable with those of the calibration.
+        level: of the p-value, in (0, 1).
+    """
+    # Of very few films none but those beyond the whole calibration have such a p-value, and not all of those.
+    k = max(1, math.ceil(level * (films + 1)) - 1)
+    low, high = stats.betabinom.ppf((0.025, 0.975), of, k, films + 1 - k)
+    return int(low), int(high)
 
 
 def _examine_all(model: RadiographVAE, scorer: Scorer, films: FilmDataset) -> Aspects:

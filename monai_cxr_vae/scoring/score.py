@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks.scorer import ANOMALY, QUALITY, Aspects, Scorer
+from monai_cxr_vae.networks.scorer import Aspects, Scorer
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Scores:
         quality_part: the aspect that contributed most.
         anomaly: how unusual the chest is.
         anomaly_p, anomaly_part: likewise.
+        technique: 16 numbers of how the film was made, in the order of :data:`monai_cxr_vae.networks.scorer.TECHNIQUE`.
     """
 
     quality: float
@@ -33,8 +33,9 @@ class Scores:
     anomaly: float
     anomaly_p: float
     anomaly_part: str
+    technique: list[float]
 
-    def as_row(self) -> dict[str, float | str]:
+    def as_row(self) -> dict[str, Any]:
         """The columns of a manifest."""
         return asdict(self)
 
@@ -66,9 +67,12 @@ def score(
         p_value(values, against)
         for values, against in ((quality, scorer.quality_calibration), (anomaly, scorer.anomaly_calibration))
     )
-    quality_part, anomaly_part = (_largest(scorer, standardised, weights) for weights in (QUALITY, ANOMALY))
-    columns = (quality.tolist(), quality_p.tolist(), quality_part, anomaly.tolist(), anomaly_p.tolist(), anomaly_part)
-    return [Scores(*row) for row in zip(*columns, strict=True)], scorer.heat(look)
+    quality_part, anomaly_part = (_largest(scorer, standardised, name) for name in ("quality", "anomaly"))
+    technique = scorer.technique(look).double().numpy(force=True).round(4).tolist()  # more would only fill manifests
+    values = (v.tolist() for v in (quality, quality_p, anomaly, anomaly_p))
+    columns = zip(*values, quality_part, anomaly_part, technique, strict=True)
+    told = [Scores(q, q_p, q_part, a, a_p, a_part, made) for q, q_p, a, a_p, q_part, a_part, made in columns]
+    return told, scorer.heat(look)
 
 
 def fitted(model: RadiographVAE) -> Scorer:
@@ -111,6 +115,6 @@ def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
     return (1 + larger).double() / (1 + len(calibration)) / (1 + excess)
 
 
-def _largest(scorer: Scorer, standardised: Tensor, weights: Mapping[str, float]) -> list[str]:
-    names = [name for name in weights if name in scorer.aspects]
-    return [names[i] for i in scorer.contributions(standardised, weights).argmax(1).tolist()]
+def _largest(scorer: Scorer, standardised: Tensor, name: str) -> list[str]:
+    names = list(scorer.joined[name])
+    return [names[i] for i in scorer.contributions(standardised, name).argmax(1).tolist()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_cxr_vae.training import critic, validation
+from monai_cxr_vae.training import critic, priors, validation
 from monai_cxr_vae.training.batches import Augmentation, PrepareBatch
 from monai_cxr_vae.training.bundle_update import update
 from monai_cxr_vae.training.critic import (
@@ -25,6 +25,7 @@ from monai_cxr_vae.training.handlers import (
 )
 from monai_cxr_vae.training.inferer import PrecisionInferer
 from monai_cxr_vae.training.parameters import parameter_groups
+from monai_cxr_vae.training.priors import FlowInferer, FlowLoss, fit_vector_flow, model_with_priors
 from monai_cxr_vae.training.run_folder import Checkpoints, RunLog
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "EpochSeed",
     "FitScores",
     "FitStatistics",
+    "FlowInferer",
+    "FlowLoss",
     "ForgetStatistics",
     "GradientGuard",
     "LinearStart",
@@ -47,8 +50,11 @@ __all__ = [
     "UpdateAverage",
     "WhitenFeatures",
     "critic",
+    "fit_vector_flow",
     "model_with_critic",
+    "model_with_priors",
     "parameter_groups",
+    "priors",
     "update",
     "validation",
 ]

@@ -43,16 +43,18 @@ def update(
         output_dir: folder of the run.
 
     Raises:
-        InputError: no films, or films that cannot be read.
+        InputError: no films, or none that can be read.
     """
     if not data:
         raise InputError("there are no films to train on")
     weights = Path(bundle_root) / "models" / "model.pt"
     settings: dict[str, Any] = {
         "bundle_root": bundle_root,
-        "weights": str(weights),
-        "train#dataset#data": list(data),
-        "validate#dataset#data": list(val_data or data),
+        "weights": weights,
+        # Paths, which no config takes for expressions.
+        "train#dataset#data": [{"image": Path(item["image"])} for item in data],
+        "validate#dataset#data": [{"image": Path(item["image"])} for item in val_data or data],
+        "skip_unreadable": True,
         "max_epochs": max_epochs,
         "learning_rate": LEARNING_RATE,
         "device": str(device),

@@ -31,6 +31,7 @@ from monai_cxr_vae.training.batches import Augmentation
 from monai_cxr_vae.training.validation import film_values
 
 NORMAL, FAULTY, DISEASED = 0, 1, 2
+_LETTERS = ("L", "R", "L", "R", "AP", "PA", "PORTABLE", "ERECT", "SUPINE")
 
 
 def model_with_critic(weights: str | os.PathLike) -> RadiographVAE:
@@ -68,7 +69,7 @@ class SpoilFilms:
 
     Args:
         augmentation: of all films first, so that resampling tells nothing; with one, half of the films are also
-            sampled less finely along an axis, as films of another shape are.
+            sampled less finely along an axis, as films of another shape are, and some get burned-in letters or a frame.
         faults: share of the films that get a fault.
         findings: share that get findings.
         left_out: families of faults and findings that are not used, to learn how a critic does on what it never saw.
@@ -99,15 +100,17 @@ class SpoilFilms:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["image"] if self.augmentation is None else self.augmentation(batch["image"])
         films, kinds, where = [], [], []
-        for film in images[:, 0].numpy():
+        for i, film in enumerate(images[:, 0].numpy()):
             rng = np.random.default_rng(self._seed(film))
             share, changed, kind = rng.random(), np.zeros(film.shape, bool), NORMAL
             if self.augmentation is not None:
-                film = _resampled(film, rng)
+                film = _marked(_resampled(film, rng), rng)
             if share < self.shares[0]:
                 film, kind = add_fault(film, rng, self.faults), FAULTY
             elif share < sum(self.shares):
-                film, changed = add_findings(film, rng, self.findings)
+                # A piece of another film depends on more than the film.
+                other = images[i - 1, 0].numpy() if self.seed is None else None
+                film, changed = add_findings(film, rng, self.findings, other)
                 kind = DISEASED
             films.append(torch.from_numpy(film))
             kinds.append(kind)
@@ -203,6 +206,32 @@ def _resampled(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     sides = [len(film), len(film)]
     sides[rng.integers(2)] = round(len(film) * rng.uniform(0.8, 1))
     return cv2.resize(cv2.resize(film, sides, interpolation=cv2.INTER_AREA), film.shape, interpolation=cv2.INTER_LINEAR)
+
+
+def _marked(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every third film with letters burned in near its upper or lower border, every sixth with a narrow frame.
+
+    Each site has its own, and none of them is a finding.
+    """
+    size, draws = len(film), rng.random(2)
+    film = film.copy()
+    if draws[0] < 1 / 3:
+        word = _LETTERS[rng.integers(len(_LETTERS))]
+        x = rng.uniform(0.02, 0.25) if rng.random() < 0.5 else rng.uniform(0.65, 0.9)
+        y = rng.uniform(0.04, 0.2) if rng.random() < 0.8 else rng.uniform(0.85, 0.98)
+        canvas = np.zeros((4 * size, 4 * size), np.uint8)  # drawn large and reduced, as a film is
+        scale = size / 32 * rng.uniform(0.35, 0.9) / len(word) ** 0.5
+        place, thickness = (round(4 * size * x), round(4 * size * y)), max(1, round(size / 32 * rng.uniform(0.5, 1.5)))
+        cv2.putText(canvas, word, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+        cover = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+        film += cover / 255 * (rng.uniform(0.7, 1.0) - film)
+    if draws[1] < 1 / 6:
+        widths = np.rint(size * rng.uniform(0.0, 0.03, 4) * (rng.random(4) < 0.7)).astype(int)
+        top, bottom, left, right = widths
+        frame = np.ones_like(film, dtype=bool)
+        frame[top : size - bottom, left : size - right] = False
+        film[frame] = rng.choice([0.0, 1.0])
+    return film
 
 
 def _features(films: Tensor) -> Tensor:

@@ -23,8 +23,10 @@ from monai_cxr_vae.data.pictures import overlay
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.losses import VAELoss, collapse_limit
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
+from monai_cxr_vae.networks import HierarchicalVAE
 from monai_cxr_vae.networks.scorer import DETAIL, Scorer
 from monai_cxr_vae.scoring import FEWEST_FILMS, detail_films, fit_scorer, score
+from monai_cxr_vae.training.priors import fit_vector_flow
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +145,7 @@ class UpdateAverage:
 
 
 class Posterior:
-    """Adds ``mu``, ``logvar`` and the film's ``mask`` to a validation step's output."""
+    """Adds posterior, prior (of the latents' means) and the film's ``mask`` to a validation step's output."""
 
     def __init__(self, network: RadiographVAE) -> None:
         self.network = network
@@ -155,6 +157,7 @@ class Posterior:
         output: Any = engine.state.output
         batch: Any = engine.state.batch
         output["mu"], output["logvar"] = self.network.encode(output["image"])
+        output["prior_mu"], output["prior_logvar"] = self.network.prior(output["mu"])
         output["mask"] = batch["mask"].to(output["image"].device)
 
 
@@ -184,6 +187,7 @@ class ForgetStatistics:
             if model.fits_latents:
                 model.latent_mean.fill_(math.nan)
                 model.latent_covariance.fill_(math.nan)
+                model.latent_flow = None
             model.settings["training"] = {}
             if not self.fits_scores:
                 continue
@@ -198,8 +202,9 @@ class FitStatistics:
     """Writes into the best weights, when a run ends, what only a pass over the films can tell.
 
     ``sigma``: root mean square error of reconstructions from sampled latents of the validation films, the decoder's
-    standard deviation in the evidence lower bound; padding does not count. ``latent_mean`` and ``latent_covariance``:
-    of the training films' posterior means, for a vector of latents. ``scorer``: fitted to the training films and told
+    standard deviation in the evidence lower bound; padding does not count. ``latent_mean``, ``latent_covariance`` and
+    ``latent_flow``: of the training films' posterior means, for a vector of latents; ``code_flow``: of draws from the
+    posterior of the codes, for a hierarchical network. ``scorer``: fitted to the training films and told
     against the validation films (:func:`monai_cxr_vae.scoring.fit_scorer`), for a vector of latents and at least ten
     training films; a critic of the weights that the run went on from is kept; TensorBoard then shows heat maps of eight
     validation films. ``training``: a summary for the model card.
@@ -254,14 +259,26 @@ class FitStatistics:
 
 @torch.no_grad()
 def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
-    """Set a model's ``sigma``, ``latent_mean`` and ``latent_covariance`` from films (see :class:`FitStatistics`)."""
+    """Set a model's ``sigma`` and the density of its latents from films (see :class:`FitStatistics`)."""
     if model.fits_latents:
-        mu = torch.cat([model.encode(images)[0] for images in dataset.batches()]).double()
-        model.latent_mean.copy_(mu.mean(0))
-        model.latent_covariance.copy_(torch.cov(mu.T).reshape(model.latent_covariance.shape))
+        mu, val_mu = (torch.cat([model.encode(x)[0] for x in films.batches()]) for films in (dataset, val_dataset))
+        model.latent_mean.copy_(mu.double().mean(0))
+        model.latent_covariance.copy_(torch.cov(mu.double().T).reshape(model.latent_covariance.shape))
+        model.latent_flow = fit_vector_flow(mu, val_mu).requires_grad_(False).to(model.sigma.device)
+    elif isinstance(model, HierarchicalVAE):
+        codes, val_codes = (_drawn_codes(model, films) for films in (dataset, val_dataset))
+        model.code_flow = fit_vector_flow(codes, val_codes, epochs=200)
     noise, squares = torch.Generator().manual_seed(0), []
     for images, masks in zip(val_dataset.batches(), val_dataset.masks().split(64), strict=True):
         mean, logvar = model.encode(images)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=noise)
         squares.append(((model.decode(z) - images).square() * masks).flatten(1).sum(1) / masks.flatten(1).sum(1))
     model.sigma.copy_(torch.cat(squares).double().mean().sqrt())
+
+
+def _drawn_codes(model: HierarchicalVAE, films: FilmDataset, draws: int = 4) -> torch.Tensor:
+    """Codes drawn from the posterior of each film, ``(draws * N, codes)``."""
+    noise = torch.Generator().manual_seed(0)
+    posteriors = [model.codes.encode(F.avg_pool2d(images, 4)) for images in films.batches()]
+    mu, logvar = (torch.cat(part).repeat(draws, 1) for part in zip(*posteriors, strict=True))
+    return mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=noise)

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from monai_cxr_vae.networks import VAE
+from monai_cxr_vae.networks import AnyVAE
 
 
-def parameter_groups(network: VAE, learning_rate: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
+def parameter_groups(network: AnyVAE, learning_rate: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
     """Groups for an optimiser: the image-sized linear maps move slowly, and only matrices decay.
 
     The linear maps start as principal components; with thousands of inputs each, steps of the common size would lose
@@ -18,7 +18,7 @@ def parameter_groups(network: VAE, learning_rate: float, weight_decay: float = 0
     Parameters that need no gradient are in no group.
 
     Args:
-        network: a VAE whose linear maps are named ``linear_...``.
+        network: a VAE; linear maps are those in modules named ``linear_...``.
         learning_rate: of everything else; the linear maps get a tenth at 64 pixels and less at more, since a step of
             all of a unit's weights moves its output in proportion to their number.
         weight_decay: of the matrices and kernels of everything else.
@@ -29,7 +29,8 @@ def parameter_groups(network: VAE, learning_rate: float, weight_decay: float = 0
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        group = linear if name.startswith("linear_") else matrices if parameter.dim() > 1 else vectors
+        is_map = any(part.startswith("linear_") for part in name.split("."))
+        group = linear if is_map else matrices if parameter.dim() > 1 else vectors
         group.append(parameter)
     return [
         {"params": matrices, "lr": learning_rate, "weight_decay": weight_decay},

@@ -209,8 +209,8 @@ class RunLog:
         made = model.reconstruct(films).clamp(0, 1)
         rows = torch.cat([films, made, (made - films) / 2 + 0.5])  # grey where nothing differs
         writer.add_image("film, reconstruction, difference", _grid(rows, len(films)), epoch)
-        noise = torch.randn(8, *model.latent_shape, generator=torch.Generator().manual_seed(0)).to(device)
-        writer.add_image("samples from the prior", _grid(model.decode(noise).clamp(0, 1), 8), epoch)
+        z = model.sample_latents(8, torch.Generator().manual_seed(0))
+        writer.add_image("samples from the prior", _grid(model.decode(z).clamp(0, 1), 8), epoch)
 
     def _write_csv(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -11,8 +11,13 @@ from torch import Tensor
 
 from monai_cxr_vae.losses import kl_divergence
 from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
+from monai_cxr_vae.networks import AnyVAE
 
 Output = dict[str, Tensor]
+
+
+def _kl(output: Output) -> Tensor:
+    return kl_divergence(output["mu"], output["logvar"], output["prior_mu"], output["prior_logvar"])
 
 
 def psnr() -> IgniteMetricHandler:
@@ -27,7 +32,18 @@ def ssim() -> IgniteMetricHandler:
 
 def kl() -> IgniteMetricHandler:
     """Mean over films of the KL divergence in nats."""
-    return film_values(lambda o: kl_divergence(o["mu"], o["logvar"]))
+    return film_values(_kl)
+
+
+def key_metric(network: AnyVAE) -> dict[str, IgniteMetricHandler]:
+    """What tells which epoch's weights are the best, greater is better.
+
+    PSNR; but the negative KL divergence where what the latents of the last level hold is given and all of the film: of
+    such a network only the priors learn.
+    """
+    if network.learns_prior:
+        return {"negative_kl": film_values(lambda o: -_kl(o))}
+    return {"psnr": psnr()}
 
 
 def active() -> IgniteMetricHandler:

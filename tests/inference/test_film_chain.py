@@ -7,10 +7,11 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from monai_cxr_vae import radiograph
 from monai_cxr_vae.errors import CorruptFile, LateralView, OutputError
 from monai_cxr_vae.inference.film_chain import FilmChain
 from monai_cxr_vae.inference.rows import refused
-from tests.inference.standins import Smooth, evaluator, write_film
+from tests.inference.standins import CANARIES, Smooth, evaluator, write_film
 
 
 def raised(error, cause=None):
@@ -80,3 +81,14 @@ def test_network_sees_one_film_and_its_answer_can_be_inverted():
     assert kept["pred"].applied_operations == image.applied_operations
     assert kept["pred"].meta["format"] == "png"
     np.testing.assert_array_equal(np.asarray(kept["pred"])[None], Smooth()(image.as_tensor()[None]))
+
+
+def test_a_fault_of_the_program_is_not_a_fault_of_the_film(tmp_path, monkeypatch):
+    def faulty(*_):
+        raise RuntimeError(CANARIES[0])
+
+    monkeypatch.setattr(radiograph, "display_table", faulty)
+    engine = evaluator(tmp_path / "in", tmp_path / "out")
+    row = engine.chain(write_film(tmp_path / "in" / "film"))
+    assert (row["status"], row["reason"]) == ("failed", "internal")
+    assert row["warnings"] == [f"RuntimeError@test_film_chain.py:{faulty.__code__.co_firstlineno + 1}"]

@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,14 +45,22 @@ def own_network(tool: Callable[[str], str]) -> Iterator[None]:
 def orthanc(
     own_network: None, tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Orthanc]:
-    """The server of the PACS example, its storage and ports apart."""
-    folder, example = tmp_path_factory.mktemp("orthanc"), Path(__file__).parents[2] / "examples" / "pacs"
-    http, dicom = 18042, 14242
+    """The server of the PACS example."""
+    with orthanc_server(tool, tmp_path_factory.mktemp("orthanc"), 18042, 14242) as server:
+        yield server
+
+
+@contextmanager
+def orthanc_server(
+    tool: Callable[[str], str], folder: Path, http: int, dicom: int, **changes: Any
+) -> Iterator[Orthanc]:
+    """The server of the PACS example, its storage and ports apart, with changes to its settings."""
+    example = Path(__file__).parents[2] / "examples" / "pacs"
     settings = json.loads((example / "orthanc.json").read_text())
     settings |= {"HttpPort": http, "DicomPort": dicom}
     settings["LuaScripts"] = [str(example / script) for script in settings["LuaScripts"]]
     settings |= dict.fromkeys(("StorageDirectory", "IndexDirectory"), str(folder / "storage"))
-    (folder / "orthanc.json").write_text(json.dumps(settings))
+    (folder / "orthanc.json").write_text(json.dumps(settings | changes))
     url = f"http://127.0.0.1:{http}"
     tool("Orthanc"), tool("cc")
     with running(["bash", str(example / "archive.sh"), str(folder / "orthanc.json")], f"{url}/system", folder / "log"):

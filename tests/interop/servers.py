@@ -13,7 +13,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,17 @@ def ask_json(url: str, body: Any) -> Answer:
     return ask(url, json.dumps(body).encode(), kind="application/json")
 
 
-def ask_form(url: str, fields: dict[str, str], files: dict[str, Path], method: str = "POST") -> Answer:
-    """Send fields and files as multipart/form-data."""
+def ask_form(
+    url: str, fields: dict[str, str], files: dict[str, Path | tuple[str, bytes]], method: str = "POST"
+) -> Answer:
+    """Send fields and files, or what is said to be a file of a name, as multipart/form-data."""
     limit, body = uuid.uuid4().hex, b""
     for name, value in fields.items():
         body += f'--{limit}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-    for name, path in files.items():
-        head = f'--{limit}\r\nContent-Disposition: form-data; name="{name}"; filename="{path.name}"\r\n\r\n'
-        body += head.encode() + path.read_bytes() + b"\r\n"
+    for name, file in files.items():
+        file_name, content = (file.name, file.read_bytes()) if isinstance(file, Path) else file
+        head = f'--{limit}\r\nContent-Disposition: form-data; name="{name}"; filename="{file_name}"\r\n\r\n'
+        body += head.encode() + content + b"\r\n"
     return ask(url, body + f"--{limit}--\r\n".encode(), method, f"multipart/form-data; boundary={limit}")
 
 
@@ -90,5 +93,6 @@ def running(command: list[str], url: str, log: Path, **options: Any) -> Iterator
                 time.sleep(0.1)
         yield
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()

@@ -10,9 +10,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -43,6 +46,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "monailabel"
 SIZE = 64
 SHAPE = (64, 53)  # at this size a reconstruction has as many pixels as its film
 FORMS = {"png": "one_png.png", "dx": "one_dx.dcm", "cr": "one_cr.dcm", "nifti": "one_nifti.nii.gz"}
+TWO_IN_A_SERIES = "1.2.3.6.3"
 SCORES = {"quality", "quality_p", "quality_part", "anomaly", "anomaly_p", "anomaly_part"}
 
 
@@ -60,7 +64,7 @@ class Server:
     def get(self, path: str) -> Any:
         return ask(self.url + path).json()
 
-    def infer(self, image: str, output: str = "", model: str = "cxr_vae", **params: Any) -> Answer:
+    def infer(self, image: str, /, output: str = "", model: str = "cxr_vae", **params: Any) -> Answer:
         query = f"/infer/{model}?image={image}" + (f"&output={output}" if output else "")
         return ask_form(self.url + query, {"params": json.dumps(params)}, {})
 
@@ -216,6 +220,12 @@ def archive(
     """The example's server on the films of an Orthanc."""
     for form in ("dx", "cr"):
         assert ask(f"{orthanc.url}/instances", (one_film / FORMS[form]).read_bytes()).status == 200
+    two = dicom_header("dx_mono2_12", SHAPE)  # one series of two images
+    two.PixelData = bytes(2 * SHAPE[0] * SHAPE[1])
+    two.StudyInstanceUID, two.SeriesInstanceUID = "1.2.3.5.3", TWO_IN_A_SERIES
+    for number in (1, 2):
+        two.SOPInstanceUID = f"1.2.3.3.3.{number}"
+        assert ask(f"{orthanc.url}/instances", to_bytes(two)).status == 200
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("archive")
         yield example(stack, f"{orthanc.url}/dicom-web", 18103, bundle, folder, environment)
@@ -341,10 +351,145 @@ def test_annotators_find_their_findings(server: Server):
     assert set(info["strategies"]) == {"most_unusual", "most_unusual_and_random"}
 
 
-def test_web_pages_of_others_may_not_read_films(server: Server):
-    request = urllib.request.Request(f"{server.url}/info/", headers={"Origin": "http://elsewhere.example"})
+def test_other_names_of_this_computer_and_other_web_pages_are_refused(server: Server):
+    """A page under a name that points to this computer is of the same site for the browser."""
+    port = server.url.rpartition(":")[2]
+    for headers, status in (
+        ({"Host": f"localhost:{port}"}, 200),
+        ({"Origin": server.url}, 200),
+        ({"Host": "elsewhere.example"}, 400),
+        ({"Host": f"127.0.0.1.elsewhere.example:{port}"}, 400),
+        ({"Origin": "http://elsewhere.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ):
+        for path in ("/info/", "/datastore/image?image=phantom_0000", "/"):
+            assert ask(server.url + path, headers=headers).status == status
+    request = urllib.request.Request(f"{server.url}/info/", headers={"Origin": server.url})
     with urllib.request.urlopen(request) as answer:
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+def state(server: Server, films: Path) -> dict[Path, bytes]:
+    """The program of the server and the films, as they lie there."""
+    return {
+        path: path.read_bytes() for path in (*server.app.glob("*.py"), *films.parent.glob("*.*"), *films.glob("*.*"))
+    }
+
+
+@pytest.mark.parametrize("name", ["..", "../main", "a/b", "a\\b", "/etc/hostname", "a\0"])
+def test_no_route_takes_a_path_for_a_name(server: Server, name: str):
+    """Every parameter of every route that the server tells of, and of the ones that it does not tell of."""
+    routes = [
+        (method, path, one["in"], one["name"])
+        for path, methods in server.get("/openapi.json")["paths"].items()
+        for method, route in methods.items()
+        for one in route.get("parameters", [])
+    ]
+    routes += [("put", "/datastore/", "query", "image"), ("delete", "/datastore/", "query", "id")]
+    routes += [("put", "/datastore/updatelabelinfo", "query", "tag")]
+    assert {"image", "id", "label", "tag", "model", "session_id", "strategy", "method"} <= {
+        route[3] for route in routes
+    }
+    text = urllib.parse.quote(name, safe="")
+    for method, path, where, parameter in routes:
+        url = path.replace(f"{{{parameter}}}", text) if where == "path" else f"{path}?{parameter}={text}"
+        answer = ask(server.url + url.replace("{model}", "cxr_vae"), method=method.upper())
+        assert 400 <= answer.status < 500, (method, url)
+        if where == "query" and method != "head":  # which has no body
+            assert json.loads(answer.body)["detail"] == "a name must not be a path"
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "status"),
+    [
+        ("?image=main", "main.py", 422),
+        ("?image=new", "film.svs", 422),
+        ("", "datastore_v2.json", 422),
+        ("", "../new.png", 200),
+        ("", "..", 422),
+        ("", ".png", 422),
+    ],
+)
+def test_films_are_stored_among_the_films(server: Server, films: Path, query: str, name: str, status: int):
+    film, before = (films / "phantom_0001.png").read_bytes(), state(server, films)
+    answer = ask_form(f"{server.url}/datastore/image{query}", {"params": "{}"}, {"file": (name, film)}, "PUT")
+    assert answer.status == status
+    if status == 200:
+        assert before.pop(films / "new.png", film) == film
+        assert ask(f"{server.url}/datastore/image?id=new", method="DELETE").status == 200
+    after = state(server, films)
+    assert [path for path in before | after if before.get(path) != after.get(path) and path.suffix != ".json"] == []
+
+
+def test_what_is_sent_is_not_unpacked(server: Server, films: Path):
+    for flag in ("true", "1", "on"):
+        file = {"files": films / "phantom_0000.png"}
+        assert ask_form(f"{server.url}/session/?uncompress={flag}", {}, file, "PUT").status == 422
+
+
+def test_only_films_that_were_sent_are_opened(server: Server, films: Path):
+    """Not those of another program that keeps its own in the folder for temporary files."""
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        file.write((films / "phantom_0000.png").read_bytes())
+        file.flush()
+        for path in (file.name, str(films / "phantom_0000.png"), str(server.weights), "/etc/hostname", ".."):
+            answer = server.infer("phantom_0000", "json", image=path)
+            assert answer.status == 404
+            assert json.loads(answer.body)["detail"] == f"there is no image {path!r}"
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({"image": ["phantom_0000"]}, "image must be the name of one film"),
+        ({"image": {"path": "phantom_0000"}}, "image must be the name of one film"),
+        ({"image": None}, "image must be the name of one film"),
+        ({"save_label": True, "label_tag": "../../x"}, "a label's name and tag must not be paths"),
+        ({"model_filename": "../../model.pt"}, "model_filename must not be a path"),
+        ({"result_extension": "/../x.png"}, "result_extension must not be a path"),
+    ],
+)
+def test_parameters_are_no_paths_either(server: Server, films: Path, params: dict, reason: str):
+    before = state(server, films)
+    answer = server.infer("phantom_0000", "json", **params)
+    assert answer.status == 422
+    assert json.loads(answer.body)["detail"] == reason
+    assert state(server, films) == before
+
+
+def workers(server: Server) -> list[int]:
+    """Processes in the server's folder that were forked from the server of such processes."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                process.joinpath("cwd").resolve() == server.app
+                and b"forkserver" in process.joinpath("cmdline").read_bytes()
+            ):
+                found[int(process.name)] = int(process.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+    return [process for process, parent in found.items() if parent in found]
+
+
+def test_a_film_that_kills_its_reader_costs_one_answer(server: Server):
+    server.scored()
+    expected = server.scores("phantom_0000")
+    (worker,) = workers(server)
+    os.kill(worker, signal.SIGKILL)
+    answer = server.infer("phantom_0000", "json")
+    assert answer.status == 422
+    assert json.loads(answer.body)["detail"] == "this film has ended the process that read it"
+    again = server.scores("phantom_0000")
+    assert {name: again[name] for name in SCORES} == {name: expected[name] for name in SCORES}
+    assert workers(server) != [worker]
+
+
+def test_a_setting_of_a_training_is_no_program(server: Server):
+    task = server.train(device='$__import__("pathlib").Path("ran").touch()')
+    assert task["status"] == "ERROR"
+    assert any("must not be an expression" in line for line in task["details"])
+    assert not (server.app / "ran").exists()
 
 
 def test_films_are_served_by_their_scores_and_training_refreshes_them(server: Server, films: Path):
@@ -381,7 +526,7 @@ def test_films_are_served_by_their_scores_and_training_refreshes_them(server: Se
     ("image", "options", "status", "reason"),
     [
         ("nobody", {}, 404, "there is no image 'nobody'"),
-        ("/etc/hostname", {}, 404, "there is no image '/etc/hostname'"),
+        ("/etc/hostname", {}, 422, "a name must not be a path"),
         ("phantom_0000", {"model": "other"}, 404, "there is no model 'other', but cxr_vae"),
         ("phantom_0000", {"show": "x"}, 422, "there is no 'x' to show, but mask, heatmap, reconstruction"),
         ("broken", {}, 422, "the picture is damaged or incomplete"),
@@ -412,6 +557,20 @@ def test_films_of_an_archive_are_served(archive: Server):
     heat = archive.picture("1.2.3.6.1", "heatmap")
     assert heat.shape == SHAPE
     np.testing.assert_array_equal(heat, archive.picture("1.2.3.6.2", "heatmap"))
+
+
+def test_a_series_of_two_images_is_refused_and_the_others_are_scored(archive: Server):
+    answer = archive.infer(TWO_IN_A_SERIES, "json")
+    assert answer.status == 422
+    assert json.loads(answer.body)["detail"] == "this series holds 2 images, and a film is one"
+    infos = archive.scored()
+    assert {name for name, info in infos.items() if info["unreadable"]} == {TWO_IN_A_SERIES}
+    assert len(infos) == 3
+
+
+def test_films_of_an_archive_are_not_replaced(archive: Server, one_film: Path):
+    file = {"file": one_film / FORMS["dx"]}
+    assert ask_form(f"{archive.url}/datastore/image?image=new", {"params": "{}"}, file, "PUT").status == 501
 
 
 def test_labels_are_not_stored_in_an_archive(archive: Server, one_film: Path):

@@ -1,56 +1,46 @@
-"""A real Orthanc server in a network of its own: films in, results back, everything found again, nothing twice."""
+"""Orthanc as the archive on both sides of a node: films in, results back, everything found again, nothing twice."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pydicom
 import pytest
-import torch
 
+from monai_cxr_vae.service.outbox import StorageSCP
+from monai_cxr_vae.service.receiver import Peer
 from tests.inference.standins import write_film
 from tests.inference.test_scored_run import engine as scored_run
 from tests.interop.servers import ask
+from tests.service.peers import HERE, node, until
 
 pytestmark = pytest.mark.interop
-EXAMPLE = Path(__file__).parents[2] / "examples" / "pacs"
 COUNT = 3
 
 
 @pytest.fixture(scope="module")
-def routed(orthanc, tool, tmp_path_factory):
-    """Films sent by C-STORE and routed once; the spool."""
-    from monai_cxr_vae.model import RadiographVAE, save_model
-
-    spool, films = orthanc.folder / "spool", orthanc.folder / "films"
+def spool(orthanc, tool):
+    """The spool of a node beside the archive: films sent to the archive by C-STORE, results come back into it."""
+    films, spool = orthanc.folder / "films", orthanc.folder / "spool"
     for i in range(COUNT):
         variant = ("dx_mono2_12", "cr_mono1", "japanese")[i]
         write_film(films / f"{i}.dcm", i, variant=variant, PatientID=f"P{i}")
-    torch.manual_seed(0)
-    save_model(RadiographVAE(image_size=32, channels=(8, 8), latent_size=8), orthanc.folder / "model.pt")
-    subprocess.run([tool("storescu"), *peer(orthanc), "+sd", str(films)], check=True)
-    said = route(orthanc)
-    assert f"{COUNT} films came, {COUNT} results delivered" in said
-    return spool
+    archive = StorageSCP("CXRVAE", "ORTHANC", HERE, orthanc.dicom_port)
+    with node(spool, [archive], peers=(Peer("ORTHANC", HERE),), port=11112):
+        subprocess.run([tool("storescu"), *peer(orthanc), "+sd", str(films)], check=True)
+        until(lambda: ask(f"{orthanc.url}/statistics").json()["CountInstances"] == 2 * COUNT)
+        yield spool
 
 
 def peer(orthanc):
     return ["-aec", "ORTHANC", "127.0.0.1", str(orthanc.dicom_port)]
 
 
-def route(orthanc):
-    reconstruct = [sys.executable, "-m", "monai_cxr_vae", "reconstruct", "--weights", str(orthanc.folder / "model.pt")]
-    spool = str(orthanc.folder / "spool")
-    command = [sys.executable, str(EXAMPLE / "route.py"), spool, "--orthanc", orthanc.url, "--once", "--"]
-    return subprocess.run([*command, *reconstruct], capture_output=True, text=True, check=True).stdout
-
-
 def results(spool):
-    objects = [pydicom.dcmread(path) for path in (spool / "out").rglob("*.dcm")]
+    objects = [pydicom.dcmread(path) for path in (spool / "results").rglob("*.dcm")]
     assert len(objects) == COUNT
     return objects
 
@@ -66,7 +56,7 @@ def test_only_this_computer_is_listened_to(orthanc, tool):
     [("storescu", "FINDSCU"), ("findscu", "STORESCU"), ("getscu", "STORESCU")]
     + [(program, "ANYBODY") for program in ("echoscu", "storescu", "findscu", "getscu")],
 )
-def test_only_known_peers_are_answered(routed, orthanc, tool, tmp_path, program, name):
+def test_only_known_peers_are_answered(spool, orthanc, tool, tmp_path, program, name):
     """And they for nothing but their own kind of request, which other tests make."""
     before = ask(f"{orthanc.url}/statistics").json()
     write_film(tmp_path / "film.dcm", 99)
@@ -84,21 +74,21 @@ def test_only_known_peers_are_answered(routed, orthanc, tool, tmp_path, program,
 
 
 @pytest.mark.parametrize("path", ["/patients", "/dicom-web/studies"])
-def test_web_pages_of_other_sites_are_refused(routed, orthanc, path):
+def test_web_pages_of_other_sites_are_refused(spool, orthanc, path):
     """Whether they name themselves or come under a name that points to this computer."""
     for header in ({"Host": "elsewhere.example"}, {"Origin": "http://elsewhere.example"}, {"Origin": "null"}):
         assert ask(orthanc.url + path, headers=header).status == 403
     assert ask(orthanc.url + path, headers={"Origin": orthanc.url}).status == 200
 
 
-def test_server_holds_films_and_results(routed, orthanc):
+def test_server_holds_films_and_results(spool, orthanc):
     statistics = ask(f"{orthanc.url}/statistics").json()
     assert statistics["CountInstances"] == 2 * COUNT
     assert statistics["CountStudies"] == COUNT
 
 
-def test_results_are_found_and_fetched_by_dimse(routed, orthanc, tool, tmp_path):
-    for ds in results(routed):
+def test_results_are_found_and_fetched_by_dimse(spool, orthanc, tool, tmp_path):
+    for ds in results(spool):
         keys = [f"StudyInstanceUID={ds.StudyInstanceUID}", "SeriesInstanceUID=", "SeriesDescription=", "Modality=OT"]
         query = [word for key in ("QueryRetrieveLevel=SERIES", *keys) for word in ("-k", key)]
         command = [tool("findscu"), "-S", *query, *peer(orthanc)]
@@ -116,8 +106,8 @@ def test_results_are_found_and_fetched_by_dimse(routed, orthanc, tool, tmp_path)
         assert pydicom.dcmread(fetched) == ds
 
 
-def test_results_are_found_and_fetched_by_dicomweb(routed, orthanc):
-    for ds in results(routed):
+def test_results_are_found_and_fetched_by_dicomweb(spool, orthanc):
+    for ds in results(spool):
         series = f"{orthanc.url}/dicom-web/studies/{ds.StudyInstanceUID}/series"
         assert len(ask(series, accept="application/dicom+json").json()) == 2  # the film's and the result's
         instance = f"{series}/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
@@ -128,8 +118,8 @@ def test_results_are_found_and_fetched_by_dicomweb(routed, orthanc):
         assert ask(f"{orthanc.url}/instances/{identity['ID']}/preview").body.startswith(b"\x89PNG")
 
 
-def test_result_belongs_to_the_right_patient(routed, orthanc):
-    for ds in results(routed):
+def test_result_belongs_to_the_right_patient(spool, orthanc):
+    for ds in results(spool):
         source = int(ds.SourceImageSequence[0].ReferencedSOPInstanceUID.rsplit(".", 1)[1]) - 1
         assert ds.PatientID == f"P{source}"
         query = f"{orthanc.url}/dicom-web/studies?StudyInstanceUID={ds.StudyInstanceUID}"
@@ -137,16 +127,21 @@ def test_result_belongs_to_the_right_patient(routed, orthanc):
         assert study[0]["00100020"]["Value"] == [f"P{source}"]
 
 
-def test_second_round_stores_nothing_new(routed, orthanc, tool):
-    """Even after a script that was killed before it could note what it had delivered."""
-    (routed / "delivered").unlink()
-    assert f"0 films came, {COUNT} results delivered" in route(orthanc)
-    subprocess.run([tool("storescu"), *peer(orthanc), "+sd", "+r", "+sp", "*.dcm", str(routed / "out")], check=True)
+def test_second_round_stores_nothing_new(spool, orthanc, tool):
+    """Neither films that come again, nor results that a killed node could not note as delivered."""
+    (node,) = [each for each in ask(f"{orthanc.url}/modalities").json() if each == "node"]
+    for instance in ask(f"{orthanc.url}/instances").json():
+        modality = ask(f"{orthanc.url}/instances/{instance}/content/0008-0060").body.decode().strip()
+        if modality in ("CR", "DX"):
+            assert ask(f"{orthanc.url}/modalities/{node}/store", instance.encode()).status == 200
+    storescu = [tool("storescu"), *peer(orthanc), "+sd", "+r", "+sp", "*.dcm", str(spool / "results")]
+    subprocess.run(storescu, check=True)
+    assert json.loads((spool / "status.json").read_text())["received"] == COUNT
     assert ask(f"{orthanc.url}/statistics").json()["CountInstances"] == 2 * COUNT
 
 
-def test_spool_names_no_patient(routed):
-    names = " ".join(str(path.relative_to(routed)) for path in routed.rglob("*"))
+def test_spool_names_no_patient(spool):
+    names = " ".join(str(path.relative_to(spool)) for path in spool.rglob("*"))
     assert not re.search(r"P\d|ller|Yamada", names)
 
 

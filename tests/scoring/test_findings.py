@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from monai_cxr_vae.data.phantom import render
-from monai_cxr_vae.scoring.findings import FINDINGS, add_findings, lungs
+from monai_cxr_vae.scoring.findings import FINDINGS, add_findings, body, lungs
 
-MOVED = ("large_heart", "volume_loss")
-DENSE = ("opacity", "veil", "effusion", "nodules")
+MOVED = ("large_heart", "volume_loss", "wide_mediastinum")
+DENSE = ("opacity", "veil", "effusion", "nodules", "hila", "bands", "pleura")
 seeds = st.integers(0, 2**32)
 
 
@@ -81,7 +81,7 @@ def test_a_finding_can_be_seen_and_leaves_the_rest_as_it_was(name: str, chests: 
     assert len({result.tobytes() for _, result, _ in drawn(name, chests)}) == 30
 
 
-@pytest.mark.parametrize("name", ["opacity", "veil", "effusion", "nodules", "air", "transplant"])
+@pytest.mark.parametrize("name", ["opacity", "veil", "effusion", "nodules", "bands", "pleura", "air", "transplant"])
 def test_diseases_of_the_lung_lie_there(name: str, chests: list[np.ndarray]):
     inside = []
     for film, result, _ in drawn(name, chests):
@@ -124,6 +124,44 @@ def test_lungs_are_found_in_a_frontal_chest(index: int, chests: list[np.ndarray]
     assert found.max() <= 1
     assert min(found[30:50, 24:34].mean(), found[30:50, 62:72].mean()) > 0.5
     assert max(found[:6].max(), found[-6:].max(), found[30:60, 45:51].mean()) < 0.35
+
+
+@pytest.fixture(scope="module")
+def framed() -> list[np.ndarray]:
+    """Chests with air of a known width at both sides."""
+    films = [render((22, i), 96).image[:, 14:-14] for i in range(6)]
+    return [np.pad(np.maximum(film, 0.2), ((0, 0), (14, 14))) for film in films]
+
+
+@pytest.mark.parametrize("name", [*DENSE, "air", "transplant"])
+def test_no_density_lies_in_the_air_beside_the_body(name: str, framed: list[np.ndarray]):
+    beside = np.zeros((96, 96), bool)
+    beside[:, :12] = beside[:, -12:] = True
+    for _, _, where in drawn(name, framed):
+        assert not where[beside].any()
+
+
+def test_the_body_is_all_but_the_air_that_reaches_the_border(framed: list[np.ndarray]):
+    for film in framed:
+        found = body(film)
+        assert found.dtype == np.float32
+        assert max(found[:, :12].max(), found[:, -12:].max()) < 0.01
+        assert found[5:-5, 18:-18].min() > 0.95  # the lungs are dark too
+    for plain in (np.zeros((32, 32), np.float32), np.pad(np.ones((4, 4), np.float32), 14)):
+        assert body(plain).min() == 1  # nothing to see, or no film with a body in its middle
+
+
+def test_a_transplant_is_tissue_of_the_other_film(chests: list[np.ndarray]):
+    """A film of a pattern that no chest has leaves it where it was transplanted to, and there alone."""
+    film, stripes = chests[0], np.tile(np.float32([0.3, 0.7]), (96, 48))
+    energy = lambda image: np.abs(np.diff(image, 2, axis=1))  # noqa: E731
+    for seed in range(20):
+        result, where = add_findings(film, np.random.default_rng(seed), ["transplant"], stripes)
+        again, _ = add_findings(film, np.random.default_rng(seed), ["transplant"])
+        inside = ndimage.binary_erosion(where, iterations=2)
+        assert inside.any()
+        assert energy(result)[inside[:, 1:-1]].mean() > 5 * energy(again)[inside[:, 1:-1]].mean()
+        assert np.abs(result - film)[~where].max() <= 0.04
 
 
 @pytest.mark.parametrize("families", [["nodules"], ["air", "device"], None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
 from monai_cxr_vae.networks import Scorer
 from monai_cxr_vae.networks.scorer import FEATURES
-from monai_cxr_vae.scoring import calibrate, detail_films, fit, fit_scorer, score
-from monai_cxr_vae.scoring.score import examine
+from monai_cxr_vae.scoring import calibrate, detail_films, expected_alarms, fit, fit_scorer, score
+from monai_cxr_vae.scoring.score import examine, p_value
 from tests.scoring.conftest import CALIBRATION, FITTED, as_scored
 
 Films = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -92,11 +93,6 @@ def test_one_film_in_ten_of_the_calibration_has_a_place_beyond_the_limit(
     highest = model.scorer.heat(look).amax((1, 2, 3)).numpy()
     assert np.quantile(highest, 0.9) == pytest.approx(0.5, rel=1e-4)
     assert (highest > 0.5).sum() == 4  # of 39
-    # Both kinds of heat are scaled alike, by what nine films in ten have of each.
-    own = np.quantile(model.scorer.raw_heat(look).amax((2, 3)).numpy(), 0.9, axis=0).clip(1e-6)
-    scale = model.scorer.heat_limits.numpy() / own
-    assert scale[0] == pytest.approx(scale[1], rel=1e-4)
-    assert 1 - 1e-4 < scale[0] < 2
 
 
 def test_the_calibration_holds_the_scores_of_its_films(plain: RadiographVAE, datasets: Datasets):
@@ -104,6 +100,9 @@ def test_the_calibration_holds_the_scores_of_its_films(plain: RadiographVAE, dat
     for name in ("quality", "anomaly"):
         ranked = sorted(getattr(row, name) for row in told)
         np.testing.assert_allclose(getattr(plain.scorer, f"{name}_calibration").numpy(), ranked, atol=1e-4)
+    technique = np.array([row.technique for row in told])
+    np.testing.assert_allclose(plain.scorer.technique_calibration.numpy(), technique, atol=1e-3)
+    assert plain.settings["calibration"] == {"films": CALIBRATION, "date": datetime.date.today().isoformat()}
 
 
 def test_another_calibration_changes_the_p_values_alone(plain: RadiographVAE, datasets: Datasets, new_films: Films):
@@ -125,7 +124,9 @@ def test_another_calibration_changes_the_p_values_alone(plain: RadiographVAE, da
                 assert k == pytest.approx(round(k), abs=1e-6)
                 assert k >= low - 1e-6
     changed = {name for name, value in plain.state_dict().items() if not same(value, model.state_dict()[name])}
-    assert changed == {f"scorer.{n}" for n in ("quality_calibration", "anomaly_calibration", "heat_limits")}
+    told = ("quality_calibration", "anomaly_calibration", "technique_calibration", "heat_limit")
+    assert changed == {"_extra_state", *(f"scorer.{name}" for name in told)}
+    assert {k: v for k, v in model.settings.items() if v != plain.settings[k]}.keys() == {"calibration"}
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -141,6 +142,19 @@ def test_too_few_films_are_refused(plain: RadiographVAE, phantoms: list[Path], t
     fit_scorer(model, ten, nine)
     told, _ = score(model, *as_scored(nine))
     assert {row.quality_p * 10 % 1 for row in told} == {0}
+
+
+@pytest.mark.parametrize("films", [5, 18, 19, 20, 50, 250])
+def test_the_range_of_alarms_is_met_by_19_of_20_calibrations(films: int):
+    """Simulated with scores of one distribution, through the p-values themselves."""
+    rng, rounds = np.random.default_rng(films), 4000
+    scores = torch.from_numpy(rng.standard_normal((rounds, films + 100)))
+    alarms = np.array([int((p_value(row[films:], row[:films]) < 0.05).sum()) for row in scores])
+    low, high = expected_alarms(films)
+    assert (alarms <= high).mean() > 0.97
+    if films >= 19:  # of fewer, only some of the films beyond the whole calibration have such a p-value
+        inside = (low <= alarms) & (alarms <= high)
+        assert 0.94 < inside.mean() < 0.995  # the law is discrete
 
 
 def test_weights_without_scores_cannot_be_calibrated(plain: RadiographVAE, datasets: Datasets):
@@ -224,3 +238,41 @@ def test_a_scorer_is_shaped_after_its_state():
         again.load_state_dict(scorer.state_dict())
         assert (again.critic is not None) == critic
         assert len(again.anomaly_calibration) == 7
+
+
+def of_release_0_1(model: RadiographVAE) -> dict[str, torch.Tensor]:
+    """The state dict that the first release would have written of a model's scores."""
+    state = model.state_dict()
+    first = {name: value for name, value in state.items() if "technique" not in name and "heat_limit" not in name}
+    first["scorer.heat_limits"] = torch.stack([state["scorer.heat_limit"], torch.tensor(7.0)])
+    if model.scorer.critic is not None:
+        size, films = model.image_size, len(model.scorer.quality_calibration)
+        first["scorer.variance"] = torch.rand(size, size)
+        for name, count in FEATURES.items():
+            first[f"scorer.{name}_mean"], first[f"scorer.{name}_precision"] = torch.rand(count), torch.eye(count)
+        for name in ("centre", "spread"):
+            latent, fault, finding = state[f"scorer.{name}"]
+            first[f"scorer.{name}"] = torch.stack([*torch.rand(2), latent, *torch.rand(2), fault, finding])
+        first["scorer.anomaly_calibration"] = torch.rand(films).sort().values
+    return first
+
+
+def test_scores_of_the_first_release_hold_without_a_critic(plain: RadiographVAE, new_films: Films, tmp_path: Path):
+    torch.save(of_release_0_1(plain), tmp_path / "model.pt")
+    model = load_model(tmp_path / "model.pt")
+    assert score(model, *new_films)[0] == score(plain, *new_films)[0]
+    assert torch.equal(score(model, *new_films)[1], score(plain, *new_films)[1])
+    assert model.scorer.technique_calibration.isnan().all()
+
+
+def test_a_critic_of_the_first_release_must_be_calibrated_anew(
+    critical: RadiographVAE, datasets: Datasets, new_films: Films, tmp_path: Path
+):
+    torch.save(of_release_0_1(critical), tmp_path / "model.pt")
+    model = load_model(tmp_path / "model.pt")
+    with pytest.raises(InputError, match="not calibrated for scores"):
+        score(model, *new_films)
+    calibrate(model, datasets(model)[1])
+    assert score(model, *new_films)[0] == score(critical, *new_films)[0]
+    save_model(model, tmp_path / "again.pt")
+    assert score(load_model(tmp_path / "again.pt"), *new_films)[0] == score(critical, *new_films)[0]

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
 from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.scorer import ANOMALY, QUALITY
+from monai_cxr_vae.networks.scorer import ASPECTS, SCORES, TECHNIQUE
 from monai_cxr_vae.scoring import score
 from monai_cxr_vae.scoring.faults import blank, inverted
 from monai_cxr_vae.scoring.score import examine, p_value
@@ -75,7 +75,7 @@ def test_scores_join_the_standardised_aspects(critical: RadiographVAE, new_films
     column = dict(zip(critical.scorer.aspects, standardised.double().T.numpy(), strict=True))
     for told, *rows in zip(score(critical, *new_films)[0], *column.values(), strict=True):
         row = dict(zip(column, rows, strict=True))
-        quality, anomaly = ({name: w * row[name] for name, w in weights.items()} for weights in (QUALITY, ANOMALY))
+        quality, anomaly = ({n: w * row[n] for n, w in weights.items()} for weights in SCORES[True].values())
         assert told.quality == pytest.approx(special.logsumexp(list(quality.values())), rel=1e-4)
         assert told.anomaly == pytest.approx(np.mean(list(anomaly.values())), rel=1e-4, abs=1e-5)
         assert told.quality_part == max(quality, key=quality.get)
@@ -85,14 +85,14 @@ def test_scores_join_the_standardised_aspects(critical: RadiographVAE, new_films
 @pytest.mark.parametrize("critic", [True, False])
 def test_scores_are_those_of_the_formulas_that_are_published(critic: bool):
     """docs/explanation/scores.md; the calibrations in shipped weights hold for these numbers alone."""
-    row = torch.tensor([[0.5, -1.0, 2.0, 0.25, 1.5, 3.0, -2.0]], dtype=torch.float64)
-    residual, local, latent, exposure, texture, fault, finding = row[0].tolist()
-    quality, anomaly = [residual, latent, exposure, texture], [0.1 * local, 0.1 * latent]
+    numbers = {name: 0.5 * i - 1 for i, name in enumerate(ASPECTS)}
+    quality = [numbers[name] for name in ("residual", "latent", "exposure", "texture")]
+    anomaly = [0.1 * numbers["local"], 0.1 * numbers["latent"]]
     if critic:
-        quality.append(1.5 * fault)
-        anomaly.append(finding)
+        quality, anomaly = [numbers["latent"], 1.5 * numbers["fault"]], [numbers["finding"]]
     scorer = Scorer(16, 4, critic=critic, films=0)
-    found = [values.item() for values in scorer.scores(row[:, : len(scorer.aspects)])]
+    row = torch.tensor([[numbers[name] for name in scorer.aspects]], dtype=torch.float64)
+    found = [values.item() for values in scorer.scores(row)]
     assert found == pytest.approx([special.logsumexp(quality), np.mean(anomaly)])
 
 
@@ -162,27 +162,36 @@ def test_padding_does_not_count(plain: RadiographVAE, new_films: Films, seed: in
     assert not heat[~mask].any()
 
 
-@pytest.mark.parametrize("kind", ["plain", "critical"])
-def test_heat_is_half_at_the_limit_of_the_calibration(kind: str, new_films: Films, request: pytest.FixtureRequest):
-    model = request.getfixturevalue(kind)
-    scorer = model.scorer
-    look = examine(model, scorer, *new_films)
-    # Only one of the two kinds of heat at a time: without differences, or where the critic sees nothing.
-    calm = look._replace(squares=torch.zeros_like(look.squares), places=torch.full_like(look.places, -1e3))
-    assert not scorer.heat(calm).any()
-    highest = scorer.raw_heat(look)[:, 0].amax((1, 2))
+def test_heat_is_half_at_the_limit_of_the_calibration(plain: RadiographVAE, critical: RadiographVAE, new_films: Films):
+    """Of the local deviation without a critic, of what the critic says of a place with one, and of nothing else."""
+    scorer = plain.scorer
+    look = examine(plain, scorer, *new_films)
+    assert not scorer.heat(look._replace(squares=torch.zeros_like(look.squares))).any()
+    highest = scorer.raw_heat(look).amax((1, 2, 3))
     for share in (0.5, 1.0, 1.5, 10.0):
-        squares = look.squares * (share * scorer.heat_limits[0] / highest).view(-1, 1, 1, 1)
-        found = scorer.heat(calm._replace(squares=squares)).amax((1, 2, 3))
+        squares = look.squares * (share * scorer.heat_limit / highest).view(-1, 1, 1, 1)
+        found = scorer.heat(look._replace(squares=squares)).amax((1, 2, 3))
         torch.testing.assert_close(found, torch.full_like(found, min(1.0, share / 2)), rtol=1e-4, atol=0)
-    if scorer.critic is not None:
-        places = torch.logit(scorer.heat_limits[1]).expand(look.places.shape)
-        heat = scorer.heat(calm._replace(places=places))
-        torch.testing.assert_close(heat[look.mask], torch.full_like(heat[look.mask], 0.5), rtol=1e-4, atol=0)
-        assert not heat[~look.mask].any()
+    scorer = critical.scorer
+    look = examine(critical, scorer, *new_films)
+    assert not scorer.heat(look._replace(places=torch.full_like(look.places, -1e3))).any()
+    places = torch.logit(scorer.heat_limit).expand(look.places.shape)
+    heat = scorer.heat(look._replace(places=places, squares=10 * look.squares))
+    torch.testing.assert_close(heat[look.mask], torch.full_like(heat[look.mask], 0.5), rtol=1e-4, atol=0)
+    assert not heat[~look.mask].any()
 
 
-def test_heat_maps_are_on_one_scale_within_range(critical: RadiographVAE, new_films: Films):
+def test_technique_is_exposure_texture_and_the_latents_distance(critical: RadiographVAE, new_films: Films):
+    scorer = critical.scorer
+    with torch.no_grad():
+        look = examine(critical, scorer, *new_films)
+        distance = scorer.standardised(look)[:, scorer.aspects.index("latent"), None]
+    told = torch.tensor([row.technique for row in score(critical, *new_films)[0]])
+    assert told.shape == (len(new_films[0]), len(TECHNIQUE))
+    torch.testing.assert_close(told, torch.cat([distance, look.exposure, look.texture], 1), atol=1e-4, rtol=1e-4)
+
+
+def test_heat_maps_are_on_one_scale_within_range(plain: RadiographVAE, new_films: Films):
     image, detail, mask = new_films
     spoilt = image.clone()
     spoilt[:, :, 10:14, 18:22] = 1 - spoilt[:, :, 10:14, 18:22]
@@ -191,8 +200,8 @@ def test_heat_maps_are_on_one_scale_within_range(critical: RadiographVAE, new_fi
         spoilt.repeat_interleave(2, 2).repeat_interleave(2, 3),
         detail,
     )
-    _, normal = score(critical, image, new_films[1], mask)
-    _, heat = score(critical, spoilt, detail, mask)
+    _, normal = score(plain, image, new_films[1], mask)
+    _, heat = score(plain, spoilt, detail, mask)
     for maps in (normal, heat):
         assert maps.shape == image.shape
         assert maps.dtype == torch.float32

@@ -66,6 +66,66 @@ def test_the_warp_is_the_one_of_pytorchs_own_operators(films: torch.Tensor, monk
     torch.testing.assert_close(changed, expected, atol=1e-4, rtol=0)
 
 
+def test_settings_of_technique_that_are_off_draw_nothing(films: torch.Tensor):
+    """What a seed gives stays what it was before there were any."""
+    torch.manual_seed(0)
+    Augmentation(keep=0.0)(films[:1])
+    after = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    n = 1
+    torch.rand(n)  # the strength
+    for _ in range(5):  # rotation, scale, aspect, two shifts
+        torch.rand(n)
+    torch.randn(n, 2, 5, 5)
+    for _ in range(3):  # gamma, gain and level
+        torch.rand(n)
+    assert torch.equal(torch.random.get_rng_state(), after)
+
+
+PLAIN = dict.fromkeys(("rotation", "scale", "aspect", "shift", "elastic", "gamma", "gain", "keep"), 0.0)
+
+
+def test_every_third_film_comes_closer_and_none_goes_away(films: torch.Tensor):
+    """A disc of known radius grows, as the area tells."""
+    across = (torch.arange(64) + 0.5) / 32 - 1
+    disc = (across.square() + across[:, None].square() < 0.25).float().repeat(600, 1, 1, 1)
+    torch.manual_seed(0)
+    size = (Augmentation(**PLAIN, closer=0.4)(disc).sum((1, 2, 3)) / disc[0].sum()).sqrt().log()
+    assert abs((size > 0.004).float().mean() - 1 / 3) < 0.07
+    assert size.min() > -0.004
+    assert 0.35 < size.max() < 0.404
+
+
+def test_the_grey_scale_bends_in_its_middle_and_keeps_its_ends_and_order():
+    ramp = torch.linspace(0, 1, 64).expand(1, 1, 64, 64).repeat(100, 1, 1, 1)
+    torch.manual_seed(0)
+    bent = Augmentation(**PLAIN, curve=0.4)(ramp)[:, 0, 0]
+    slope = bent[:, 32:34].diff()[:, 0] * 63
+    assert slope.min() == pytest.approx(0.6, abs=0.05)
+    assert slope.max() == pytest.approx(1.4, abs=0.05)
+    assert (bent.diff() > -1e-6).all()
+    torch.testing.assert_close(bent[:, [0, -1]], torch.tensor([0.0, 1.0]).expand(100, 2), atol=2e-4, rtol=0)
+
+
+def test_sharpness_changes_detail_of_one_scale_both_ways_and_no_level(films: torch.Tensor):
+    torch.manual_seed(0)
+    soft = 0.25 + films / 2  # so that nothing reaches the ends of the range
+    changed = Augmentation(**PLAIN, sharpness=0.4)(soft)
+    ratio = (changed.std((1, 2, 3)) / soft.std((1, 2, 3))).log()
+    assert (ratio > 0.001).any()
+    assert (ratio < -0.001).any()
+    torch.testing.assert_close(changed.mean((1, 2, 3)), soft.mean((1, 2, 3)), atol=5e-3, rtol=0)
+
+
+def test_noise_is_white_and_of_the_strength_asked_for():
+    grey = torch.full((200, 1, 32, 32), 0.5)
+    torch.manual_seed(0)
+    noise = Augmentation(**PLAIN, noise=0.05)(grey) - grey
+    assert noise.std((1, 2, 3)).max() == pytest.approx(0.05, rel=0.1)
+    assert noise.mean().abs() < 1e-3
+    assert (noise[..., 1:] * noise[..., :-1]).mean().abs() < 0.02 * noise.square().mean()
+
+
 @pytest.mark.parametrize("keep", [0.0, 1.0])
 def test_all_or_none_may_be_changed(films: torch.Tensor, keep: float):
     same = (Augmentation(keep=keep)(films) == films).flatten(1).all(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
 from monai_cxr_vae.networks import Scorer
 from monai_cxr_vae.networks.features import exposure, texture
-from monai_cxr_vae.scoring import calibrate, detail_films, fit_scorer, is_fitted, score
+from monai_cxr_vae.scoring import calibrate, detail_films, findings, fit_scorer, is_fitted, score
 from monai_cxr_vae.scoring.faults import FAULTS
 from monai_cxr_vae.scoring.findings import FINDINGS
 from monai_cxr_vae.scoring.score import examine
-from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.settings import input_error
 from monai_cxr_vae.training import Augmentation, CriticInferer, CriticLoss, SpoilFilms, critic, model_with_critic
 from monai_cxr_vae.training.critic import DISEASED, FAULTY, NORMAL
 from tests.training.conftest import TinyRun
@@ -68,7 +69,10 @@ def test_films_are_spoilt_in_the_shares_asked_for(films: torch.Tensor):
     assert chisquare(counts, [12, 18, 30]).pvalue > 0.001
 
 
-def test_half_of_the_proper_films_are_sampled_less_finely_along_an_axis(films: torch.Tensor):
+def test_half_of_the_proper_films_are_sampled_less_finely_along_an_axis(
+    films: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(critic, "_marked", lambda film, rng: film)
     torch.manual_seed(0)
     shown, _ = SpoilFilms(Augmentation(keep=1.0), 0, 0)({"image": films})
     same = (shown == films).flatten(1).all(1)
@@ -79,6 +83,25 @@ def test_half_of_the_proper_films_are_sampled_less_finely_along_an_axis(films: t
     kept /= torch.stack([films.diff(dim=d).square().mean((1, 2, 3)) for d in (2, 3)], 1)
     assert (kept[~same].amin(1) < 0.98).all()
     assert (kept[~same].amin(1) < kept[~same].amax(1) - 0.005).float().mean() > 0.9
+
+
+def test_every_third_film_has_letters_and_every_sixth_a_frame_and_they_are_no_finding(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(critic, "_resampled", lambda film, rng: film)
+    grey = torch.full((600, 1, 64, 64), 0.4)
+    torch.manual_seed(0)
+    shown, target = SpoilFilms(Augmentation(keep=1.0), 0, 0)({"image": grey})
+    assert not target["kind"].any()
+    assert not target["places"].any()
+    changed = (shown != grey)[:, 0]
+    framed = ((shown == 0) | (shown == 1))[:, 0, [0, -1]].all(2).any(1)
+    framed |= ((shown == 0) | (shown == 1))[:, 0, :, [0, -1]].all(1).any(1)
+    assert 0.06 < framed.float().mean() < 0.2  # some frames are too narrow for this size
+    lettered = changed[:, 3:-3, 3:-3].flatten(1).any(1)
+    assert 0.25 < lettered.float().mean() < 0.4
+    assert changed[lettered & ~framed].flatten(1).float().mean(1).max() < 0.15
+    assert not changed[:, 20:40].flatten(1).any(1)[~framed].any()  # where the lungs are
 
 
 @pytest.mark.parametrize(("shares", "kinds"), [((0, 0), {NORMAL}), ((1, 0), {FAULTY}), ((0, 1), {DISEASED})])
@@ -116,6 +139,7 @@ def test_families_left_out_never_occur(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(FAULTS, name, lambda film, rng, name=name: drawn.add(name) or film)
     for name in FINDINGS:
         monkeypatch.setitem(FINDINGS, name, lambda film, rng, name=name: drawn.add(name) or (film, film > 2))
+    monkeypatch.setattr(findings, "transplant", lambda film, rng, other: FINDINGS["transplant"](film, rng))
     left_out = ["mirrored", "bent", "nodules", "device"]
     torch.manual_seed(0)
     SpoilFilms(None, 0.5, 0.5, left_out)({"image": torch.zeros(600, 1, 8, 8)})
@@ -235,6 +259,9 @@ def test_a_run_changes_the_critic_alone_and_calibrates_the_scores(tiny_critic: T
     workflow.run()
     before = torch.load(tiny_critic.folder / "vae.pt", weights_only=True)
     after = final_weights(tiny_critic.folder / "run")
+    old, new = (json.loads(state.pop("_extra_state").numpy().tobytes()) for state in (before, after))
+    assert new.pop("calibration")["films"] == 10
+    assert new == old
     assert_same(before, {name: value for name, value in after.items() if not name.startswith("scorer.")})
     unchanged = [n for n, v in critic_of(after).items() if v.is_floating_point() and torch.equal(v, started[n])]
     assert unchanged == []
@@ -242,7 +269,7 @@ def test_a_run_changes_the_critic_alone_and_calibrates_the_scores(tiny_critic: T
     model = load_model(tiny_critic.folder / "run" / "model.pt")
     assert len(model.scorer.quality_calibration) == 10
     told, heat = score(model, torch.rand(2, 1, 16, 16), torch.rand(2, 1, 32, 32))
-    assert all(0 < row.quality_p <= 1 / 11 for row in told)  # noise is no film
+    assert all(0 < p <= 1 for row in told for p in (row.quality_p, row.anomaly_p))
     assert heat.shape == (2, 1, 16, 16)
     with (tiny_critic.folder / "run" / "metrics.csv").open() as lines:
         rows = list(csv.DictReader(lines))

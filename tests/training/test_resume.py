@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.settings import input_error
 
 pytestmark = pytest.mark.training
 

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.metrics import structural_similarity
-from monai_cxr_vae.startup import input_error
+from monai_cxr_vae.settings import input_error
 from monai_cxr_vae.training import Augmentation, UpdateAverage
 
 pytestmark = pytest.mark.training
