@@ -186,8 +186,8 @@ SETTINGS: dict[str, Setting] = {
     "report_patients": Setting(SWITCH, "Show Patient ID and Accession Number in `report.html`, to search by."),
     "viewer_url": Setting(
         VIEWER_URL,
-        "Address of a film in the site's viewer, for links in `report.html`: `{study}`, `{series}` and `{instance}` stand "
-        "for UIDs.",
+        "Address of a film in the site's viewer, for links in `report.html`: `{study}`, `{series}` and `{instance}` "
+        "stand for UIDs.",
         optional=True,
     ),
     "timeout": Setting(POSITIVE, "Seconds per film."),
