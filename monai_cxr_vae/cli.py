@@ -215,7 +215,7 @@ def _drift(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     for block in found["blocks"]:
         told = f"films {block['first']} to {block['last']}: p {block['p']:.2g}"
         if block["alarm"]:
-            told += f", ALARM: {', '.join(block['changed'])}"
+            told += f", ALARM: {', '.join(block['differs'])}"
         if block["new"]:
             told += f"; first seen: {', '.join(block['new'])}"
         print(told)

@@ -56,7 +56,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["score", "here"], "error: the following arguments are required: --output"),
         (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: --objects must be a list of sc"),
         (["sample", "--output", "out", "--weights", "absent.pt"], "error: no weights file absent.pt"),
-        (["sample", "--output", "out", "--like", "absent.png"], "error: the file cannot be found"),
+        (["sample", "--output", "out", "--like", "absent.png"], "error: 1 of 1 films cannot be read (1 read_error)"),
         (["evaluate", "in", "--output", "out", "--samples", "20"], "error: samples are measured beside the films of"),
         (["scan", "nowhere"], "error: "),
     ],

@@ -76,7 +76,7 @@ def drift(
                 "last": rows[start + block - 1]["index"],
                 "p": min(1.0, float(p.min())),
                 "alarm": bool(p.min() <= alarm_rate),
-                "changed": [MEASURES[i] for i in p.argsort() if p[i] <= alarm_rate],
+                "differs": [MEASURES[i] for i in p.argsort() if p[i] <= alarm_rate],
                 "new": sorted(headers - seen) if start else [],
             }
         )

@@ -20,7 +20,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_cxr_vae.dicom.derive import Provenance
+from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.errors import OutputError, WorkerError
 from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.inference.film_chain import FilmChain

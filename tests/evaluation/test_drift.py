@@ -102,7 +102,7 @@ def test_p_values_are_those_of_scipy_and_an_alarm_names_what_has_changed(known: 
     told = drift(*rows_of(known, tmp_path, numbers), block=30, alarm_rate=0.001)
     assert [(block["first"], block["last"]) for block in told["blocks"]] == [(0, 29), (30, 59)]  # ten films wait
     assert [block["alarm"] for block in told["blocks"]] == [False, True]
-    assert told["blocks"][1]["changed"] == ["texture_3", "anomaly"]
+    assert told["blocks"][1]["differs"] == ["texture_3", "anomaly"]
     column = known.scorer.technique_calibration[:, MEASURES.index("texture_3") - 2].numpy()
     judge = stats.ks_2samp(numbers[30:60, MEASURES.index("texture_3")], column).pvalue
     assert told["blocks"][1]["p"] == pytest.approx(18 * judge, rel=1e-6)
