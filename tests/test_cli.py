@@ -297,7 +297,8 @@ def test_both_faces_write_the_same_bytes(tmp_path: Path, words: str, settings: s
     films = tmp_path / "films"
     write_phantoms(films, 2, format="both", size=48)
     # One process, since the journal has the films in the order in which they are done.
-    assert main([*words.split(), str(films), "--output", str(tmp_path / "ours"), "--workers", "1"]) == 0
+    created = ["--created", "2026-01-31T09:30:00+01:00"]
+    assert main([*words.split(), str(films), "--output", str(tmp_path / "ours"), "--workers", "1", *created]) == 0
     config = Path(bundle_root()) / "configs" / "inference.json"
     command = [
         sys.executable,
@@ -308,6 +309,7 @@ def test_both_faces_write_the_same_bytes(tmp_path: Path, words: str, settings: s
         "--config_file",
         str(config),
         *settings.split(),
+        *created,
     ]
     folders = ["--dataset_dir", str(films), "--output_dir", str(tmp_path / "theirs"), "--num_workers", "1"]
     subprocess.run([*command, *folders], check=True, capture_output=True)
