@@ -42,6 +42,7 @@ class Nothing(nn.Module):
         super().__init__()
         whole = RadiographVAE(image_size=image_size)
         self.image_size, self.fit, self.settings = image_size, whole.fit, whole.settings
+        self.learns_prior = False
         self.value = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
