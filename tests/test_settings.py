@@ -63,7 +63,7 @@ def test_shipped_configs_pass_their_own_check(names: list[str]):
 def test_what_code_allows_the_table_allows():
     assert all(SETTINGS["fit"].kind.check(fit) for fit in FITS)
     assert SETTINGS["objects"].kind.allows(OBJECTS)
-    arguments = {name for preset in PRESETS.values() for name in preset}
+    arguments = {name for preset in PRESETS.values() for name in preset.arguments}
     assert arguments <= set(settings_of(files("train")))
 
 

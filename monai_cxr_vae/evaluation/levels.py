@@ -35,12 +35,12 @@ _CODECS = {
 
 @torch.no_grad()
 def evaluate_levels(
-    model: HierarchicalVAE, films: Tensor, output_dir: str | os.PathLike, batch_size: int = 16, seed: int = 0
+    network: HierarchicalVAE, films: Tensor, output_dir: str | os.PathLike, batch_size: int = 16, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure a hierarchical model on films, and write ``evaluation.json``.
+    """Measure a hierarchical network on films, and write ``evaluation.json``.
 
     Args:
-        model: in evaluation mode.
+        network: in evaluation mode.
         films: test films ``(N, 1, S, S)`` float32 in [0, 1].
         output_dir: made when missing.
         batch_size: films at a time.
@@ -58,11 +58,11 @@ def evaluate_levels(
     if len(films) < 2:
         raise InputError("an evaluation needs at least two films")
     bootstrap = Bootstrap(len(films), seed=seed)
-    sizes = [part[0].numel() for part in model.split(torch.zeros(1, model.latent_size))]
+    sizes = [part[0].numel() for part in network.split(torch.zeros(1, network.latent_size))]
     levels: dict[str, Any] = {}
     for k, (name, values) in enumerate(zip(LEVELS, sizes, strict=True), 1):
-        device = model.lapping.device
-        made = torch.cat([model.reconstruct_from(x.to(device), k).cpu() for x in films.split(batch_size)])
+        device = network.lapping.device
+        made = torch.cat([network.reconstruct_from(x.to(device), k).cpu() for x in films.split(batch_size)])
         levels[name] = {"values": values}
         for metric, function in (
             ("psnr", peak_signal_to_noise_ratio),
@@ -75,7 +75,7 @@ def evaluate_levels(
                 levels[name][metric] = bootstrap.summary(found)
     # The films that codecs are given: 8 bits.
     grey = (films * GREY_LEVELS).round()
-    bits = bits_per_level(model, grey / GREY_LEVELS, seed=seed, batch_size=batch_size)
+    bits = bits_per_level(network, grey / GREY_LEVELS, seed=seed, batch_size=batch_size)
     pixels = [film.numpy() for film in grey[:, 0].byte()]
     codecs = {
         name: torch.tensor([8 * len(encode(film)) / film.size for film in pixels]) for name, encode in _CODECS.items()
@@ -95,7 +95,7 @@ def evaluate_levels(
 
 @torch.no_grad()
 def bits_per_level(
-    model: HierarchicalVAE, films: Tensor, evaluations: int = 8, seed: int = 0, batch_size: int = 16
+    network: HierarchicalVAE, films: Tensor, evaluations: int = 8, seed: int = 0, batch_size: int = 16
 ) -> dict[str, Tensor]:
     """Negative evidence lower bound of 8-bit films in bits per pixel, and how it divides over the levels.
 
@@ -105,7 +105,7 @@ def bits_per_level(
     Codes are drawn from their posterior and cost their KL divergence from the prior.
 
     Args:
-        model: in evaluation mode.
+        network: in evaluation mode.
         films: ``(N, 1, S, S)``, 8-bit grey levels divided by 255.
         evaluations: of a flow for each film, spread evenly over the logarithm of its signal-to-noise ratio. The
             estimate has no bias; more make it vary less.
@@ -116,27 +116,27 @@ def bits_per_level(
         ``codes``, ``film``, ``details`` and their sum ``bits``, each ``(N,)``; ``film_normal``, ``details_normal`` and
         ``bits_normal`` with the levels' conditional normals in place of the flows.
     """
-    device = model.lapping.device
+    device = network.lapping.device
     generator = torch.Generator().manual_seed(seed)
-    pixels = model.image_size**2
+    pixels = network.image_size**2
     parts = []
     for batch in films.split(batch_size):
         noisy = batch + (torch.rand(batch.shape, generator=generator) - 0.5) / GREY_LEVELS
-        mu, logvar = (part[:, : model.code_size] for part in model.encode(batch.to(device)))
-        _, film, details = model.split(model.encode(noisy.to(device))[0])
+        mu, logvar = (part[:, : network.code_size] for part in network.encode(batch.to(device)))
+        _, film, details = network.split(network.encode(noisy.to(device))[0])
         epsilon = torch.randn(mu.shape, generator=generator).to(device)
         codes = mu + (0.5 * logvar).exp() * epsilon
         entropy = 0.5 * (math.log(2 * math.pi) + logvar + epsilon.square()).sum(1)  # -log q of this draw
 
-        scale = torch.linalg.diagonal(model.code_flow.root).log().sum()
+        scale = torch.linalg.diagonal(network.code_flow.root).log().sum()
         nats = {
-            "codes": _flow_nats(model.code_flow, model.code_flow.standardize(codes), evaluations, generator)
+            "codes": _flow_nats(network.code_flow, network.code_flow.standardize(codes), evaluations, generator)
             + scale
             - entropy
         }
         for name, level, latents, above in (
-            ("film", model.film, film, model.outline(codes)),
-            ("details", model.details, details, film),
+            ("film", network.film, film, network.outline(codes)),
+            ("details", network.details, details, film),
         ):
             mean, spread = level.normal(above)
             normal = 0.5 * (math.log(2 * math.pi) + spread + (latents - mean).square() / spread.exp())

@@ -98,26 +98,6 @@ class Scorer(nn.Module):
         critic = any(name.startswith("critic.") for name in state)
         return cls(size, latents, critic, len(state["quality_calibration"]))
 
-    @staticmethod
-    def of_today(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a scorer, also of one that release 0.1 has written, as a scorer holds it today.
-
-        A critic and what it has learnt stay. The scores of that release joined more aspects to it, so their
-        calibration does not hold any more; without a critic it does.
-        """
-        if "heat_limits" not in state:
-            return dict(state)
-        kept = {name: value for name, value in state.items() if name != "heat_limits"}
-        films = len(state["quality_calibration"])
-        if any(name.startswith("critic.") for name in state):
-            columns = [ASPECTS.index(name) for name in ASPECTS if any(name in w for w in SCORES[True].values())]
-            kept = {name: v for name, v in kept.items() if name.startswith(("critic.", "latent_"))}
-            kept |= {name: state[name][columns] for name in ("centre", "spread")}
-            kept |= {f"{name}_calibration": state["centre"][:0] for name in SCORES[True]}
-            films = 0
-        unknown = torch.full((films, len(TECHNIQUE)), torch.nan)
-        return kept | {"technique_calibration": unknown, "heat_limit": state["heat_limits"][0]}
-
     @property
     def knows_normal_films(self) -> bool:
         """Whether there are statistics of normal films: those of a new scorer are all 1."""

@@ -339,7 +339,7 @@ def test_training_the_network_on_keeps_its_critic(scored: Path, tiny: TinyRun):
     before, after = torch.load(scored, weights_only=True), final_weights(tiny.folder / "run")
     assert_same(critic_of(before), critic_of(after))
     assert critic_of(after)
-    assert not torch.equal(before["linear_encoder.weight"], after["linear_encoder.weight"])
+    assert not torch.equal(before["network.linear_encoder.weight"], after["network.linear_encoder.weight"])
     assert len(after["scorer.quality_calibration"]) == 10
     assert float(after["sigma"]) > 0
     assert float(after["sigma"]) != 0.5
@@ -350,7 +350,7 @@ def test_two_processes_train_weights_with_a_critic_on(scored: Path, tiny: TinyRu
     tiny.two_processes(weights=str(scored), max_epochs=1, **OF_THE_WEIGHTS)
     before, after = torch.load(scored, weights_only=True), final_weights(tiny.folder / "run")
     assert_same(critic_of(before), critic_of(after))
-    assert not torch.equal(before["linear_encoder.weight"], after["linear_encoder.weight"])
+    assert not torch.equal(before["network.linear_encoder.weight"], after["network.linear_encoder.weight"])
 
 
 @pytest.mark.training
