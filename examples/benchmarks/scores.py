@@ -31,12 +31,12 @@ from monai_cxr_vae.data.phantom import FINDINGS as PHANTOM_FINDINGS
 from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.evaluation.baselines import pca
 from monai_cxr_vae.model import load_model
-from monai_cxr_vae.networks.features import texture
-from monai_cxr_vae.networks.scorer import DETAIL
 from monai_cxr_vae.scoring import detail_films
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
+from monai_cxr_vae.scoring.features import texture
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
 from monai_cxr_vae.scoring.score import examine, fitted, p_value
+from monai_cxr_vae.scoring.scorer import DETAIL
 
 RESAMPLES = 2000
 SCORES = ("quality", "anomaly")

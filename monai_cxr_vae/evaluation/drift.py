@@ -17,7 +17,7 @@ from monai_cxr_vae.files import file_sha256
 from monai_cxr_vae.inference.manifest import Journal
 from monai_cxr_vae.inference.rows import Row
 from monai_cxr_vae.model import RadiographVAE, load_model
-from monai_cxr_vae.networks.scorer import TECHNIQUE
+from monai_cxr_vae.scoring.scorer import TECHNIQUE
 
 MEASURES = ("quality", "anomaly", *TECHNIQUE)
 # What headers say of how a film was made; told where it is new, since a calibration does not know headers.

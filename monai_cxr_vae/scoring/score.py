@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks.scorer import Aspects, Scorer
+from monai_cxr_vae.scoring.scorer import Aspects, Scorer
+
+
+class ScoredModel(Protocol):
+    """What scores ask of a model; :class:`monai_cxr_vae.model.RadiographVAE` has it."""
+
+    image_size: int
+    latent_size: int
+    fit: str
+    settings: dict[str, Any]
+    scorer: Scorer | None
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Scores:
         quality_part: the aspect that contributed most.
         anomaly: how unusual the chest is.
         anomaly_p, anomaly_part: likewise.
-        technique: 16 numbers of how the film was made, in the order of :data:`monai_cxr_vae.networks.scorer.TECHNIQUE`.
+        technique: 16 numbers of how the film was made, in the order of :data:`monai_cxr_vae.scoring.scorer.TECHNIQUE`.
     """
 
     quality: float
@@ -41,14 +54,12 @@ class Scores:
 
 
 @torch.no_grad()
-def score(
-    model: RadiographVAE, image: Tensor, detail: Tensor, mask: Tensor | None = None
-) -> tuple[list[Scores], Tensor]:
+def score(model: ScoredModel, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> tuple[list[Scores], Tensor]:
     """Score films.
 
     Args:
         model: in evaluation mode, with a fitted scorer.
-        image: ``(N, 1, S, S)`` in [0, 1] as :meth:`RadiographVAE.preprocess` makes it.
+        image: ``(N, 1, S, S)`` in [0, 1] as :meth:`monai_cxr_vae.model.RadiographVAE.preprocess` makes it.
         detail: the same films with twice the pixels along a side, ``(N, 1, 2 S, 2 S)``.
         mask: ``(N, 1, S, S)`` bool, false on padding; None where there is none.
 
@@ -75,7 +86,7 @@ def score(
     return told, scorer.heat(look)
 
 
-def fitted(model: RadiographVAE) -> Scorer:
+def fitted(model: ScoredModel) -> Scorer:
     """The model's scorer.
 
     Raises:
@@ -86,12 +97,12 @@ def fitted(model: RadiographVAE) -> Scorer:
     return cast(Scorer, model.scorer)
 
 
-def is_fitted(model: RadiographVAE) -> bool:
+def is_fitted(model: ScoredModel) -> bool:
     """Whether the model can score films: an unfinished run leaves at most a critic."""
     return model.scorer is not None and len(model.scorer.quality_calibration) > 0
 
 
-def examine(model: RadiographVAE, scorer: Scorer, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> Aspects:
+def examine(model: ScoredModel, scorer: Scorer, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> Aspects:
     """What the scorer measures of films; arguments as for :func:`score`."""
     latent, _ = model.encode(image)
     mask = torch.ones_like(image, dtype=torch.bool) if mask is None else mask

@@ -14,7 +14,7 @@ from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance, is_own_output
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import PARTS, SCHEME, Place, structured_report, written_number
 from monai_cxr_vae.errors import BadUID, CorruptFile
-from monai_cxr_vae.networks.scorer import ASPECTS
+from monai_cxr_vae.scoring.scorer import ASPECTS
 from tests.dicom.sources import VARIANTS, film, header
 from tests.dicom.test_objects import CREATED, IDENTITY, IMAGE, PICTURE
 

@@ -14,11 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.scorer import ASPECTS, SCORES, TECHNIQUE
-from monai_cxr_vae.scoring import score
+from monai_cxr_vae.scoring import Scorer, score
 from monai_cxr_vae.scoring.faults import blank, inverted
 from monai_cxr_vae.scoring.score import examine, p_value
+from monai_cxr_vae.scoring.scorer import ASPECTS, SCORES, TECHNIQUE
 
 # Few different values, so that ties are common.
 values = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)

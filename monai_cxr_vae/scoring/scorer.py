@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_cxr_vae.networks.critic import Critic
-from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES, exposure, texture
+from monai_cxr_vae.scoring.critic import Critic
+from monai_cxr_vae.scoring.features import EXPOSURES, TEXTURES, exposure, texture
 
 # What is measured of a film; the last two are what a critic says.
 ASPECTS = ("residual", "local", "latent", "exposure", "texture", "fault", "finding")
@@ -40,7 +40,7 @@ class Aspects(NamedTuple):
         squares: ``(N, 1, S, S)`` squared difference of film and reconstruction, 0 outside of the film.
         mask: ``(N, 1, S, S)`` bool, where the film is.
         latent: ``(N, latent_size)`` posterior means.
-        exposure, texture: ``(N, 7)`` and ``(N, 8)``, see :mod:`monai_cxr_vae.networks.features`.
+        exposure, texture: ``(N, 7)`` and ``(N, 8)``, see :mod:`monai_cxr_vae.scoring.features`.
         critic: ``(N, 2)`` logits of a fault and a finding; no columns without a critic.
         places: ``(N, 1, S / 2, S / 2)`` logits of a finding at each place; no rows without a critic.
     """
