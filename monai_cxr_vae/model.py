@@ -103,7 +103,7 @@ class RadiographVAE(AnyVAE):
         self.register_load_state_dict_pre_hook(_add_latent_flow)
 
     def __repr__(self) -> str:
-        films = len(self.scorer.quality_calibration) if self.scorer else 0
+        films = self.scorer.films if self.scorer else 0
         size = sum(p.numel() for name, p in self.named_parameters() if not name.startswith("scorer."))
         preset = self.settings["network"].get("preset")
         return (

@@ -114,8 +114,8 @@ def calibrate(model: ScoredModel, films: FilmDataset) -> None:
     if not len(films):
         raise InputError("a calibration needs films")
     look = _examine_all(model, scorer, films)
-    quality, anomaly = scorer.scores(scorer.standardised(look))
-    scorer.quality_calibration, scorer.anomaly_calibration = quality.sort().values, anomaly.sort().values
+    for name, values in scorer.scores(scorer.standardised(look)).items():
+        setattr(scorer, f"{name}_calibration", values.sort().values)
     scorer.technique_calibration = scorer.technique(look)
     highest = scorer.raw_heat(look).amax((1, 2, 3))
     scorer.heat_limit.copy_(torch.quantile(highest, _HEAT_QUANTILE).clamp(min=1e-6))

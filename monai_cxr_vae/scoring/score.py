@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,31 +26,22 @@ class ScoredModel(Protocol):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What is told of one film; scores have no unit, larger is less usual.
+class Scores(SimpleNamespace):
+    """What is told of one film, in attributes; scores have no unit, larger is less usual.
+
+    There are three of each score in :data:`monai_cxr_vae.scores.SCORES`; named here are those of the first.
 
     Attributes:
         quality: how unlike a proper frontal chest film it is.
         quality_p: conformal p-value: of films like those of the calibration, this share has a score as large
             (:func:`p_value`).
         quality_part: the aspect that contributed most.
-        anomaly: how unusual the chest is.
-        anomaly_p, anomaly_part: likewise.
         technique: 16 numbers of how the film was made, in the order of :data:`monai_cxr_vae.scoring.scorer.TECHNIQUE`.
     """
 
-    quality: float
-    quality_p: float
-    quality_part: str
-    anomaly: float
-    anomaly_p: float
-    anomaly_part: str
-    technique: list[float]
-
     def as_row(self) -> dict[str, Any]:
         """The columns of a manifest."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @torch.no_grad()
@@ -73,16 +64,14 @@ def score(model: ScoredModel, image: Tensor, detail: Tensor, mask: Tensor | None
     scorer = fitted(model)
     look = examine(model, scorer, image, detail, mask)
     standardised = scorer.standardised(look)
-    quality, anomaly = scorer.scores(standardised)
-    quality_p, anomaly_p = (
-        p_value(values, against)
-        for values, against in ((quality, scorer.quality_calibration), (anomaly, scorer.anomaly_calibration))
-    )
-    quality_part, anomaly_part = (_largest(scorer, standardised, name) for name in ("quality", "anomaly"))
-    technique = scorer.technique(look).double().numpy(force=True).round(4).tolist()  # more would only fill manifests
-    values = (v.tolist() for v in (quality, quality_p, anomaly, anomaly_p))
-    columns = zip(*values, quality_part, anomaly_part, technique, strict=True)
-    told = [Scores(q, q_p, q_part, a, a_p, a_part, made) for q, q_p, a, a_p, q_part, a_part, made in columns]
+    columns: dict[str, list[Any]] = {}
+    for name, values in scorer.scores(standardised).items():
+        columns[name] = values.tolist()
+        columns[f"{name}_p"] = p_value(values, scorer.calibration(name)).tolist()
+        columns[f"{name}_part"] = _largest(scorer, standardised, name)
+    # More digits would only fill manifests.
+    columns["technique"] = scorer.technique(look).double().numpy(force=True).round(4).tolist()
+    told = [Scores(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
     return told, scorer.heat(look)
 
 
@@ -99,7 +88,7 @@ def fitted(model: ScoredModel) -> Scorer:
 
 def is_fitted(model: ScoredModel) -> bool:
     """Whether the model can score films: an unfinished run leaves at most a critic."""
-    return model.scorer is not None and len(model.scorer.quality_calibration) > 0
+    return model.scorer is not None and model.scorer.films > 0
 
 
 def examine(model: ScoredModel, scorer: Scorer, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> Aspects:
