@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from monai_cxr_vae import scores
 from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.settings import SETTINGS, Setting
@@ -48,12 +49,7 @@ COLUMN_MEANING = {
     "duplicate_of": "`index` of the file that stands for this one.",
     "replaces": "JSON list of earlier results that still lie in OUT but no longer stand for this file.",
     "path": "Path of the file; only with `manifest_paths`, since it may name a patient.",
-    "quality": "Score: how unlike a proper frontal chest film. No unit; larger is less usual.",
-    "quality_p": "Its conformal p-value.",
-    "quality_part": "The aspect that contributed most.",
-    "anomaly": "Score: how unusual the chest is.",
-    "anomaly_p": "Its conformal p-value.",
-    "anomaly_part": "The aspect that contributed most.",
+    **scores.COLUMNS,
     "technique": "JSON list of how the film was made, in the calibration's measures; what `cxr-vae drift` compares.",
 }
 

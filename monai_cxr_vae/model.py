@@ -19,18 +19,10 @@ from tqdm import tqdm
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.files import write_whole
-from monai_cxr_vae.networks import (
-    PRESETS,
-    VAE,
-    AnyVAE,
-    HierarchicalVAE,
-    Scorer,
-    VAENetwork,
-    VectorFlow,
-    check_network,
-)
+from monai_cxr_vae.networks import PRESETS, VAE, AnyVAE, HierarchicalVAE, VAENetwork, VectorFlow, check_network
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.radiograph import Radiograph
+from monai_cxr_vae.scoring.scorer import Scorer
 from monai_cxr_vae.transforms import FITS, fit_to_square
 
 FORMAT_VERSION = 2
@@ -111,7 +103,7 @@ class RadiographVAE(AnyVAE):
         self.register_load_state_dict_pre_hook(_add_latent_flow)
 
     def __repr__(self) -> str:
-        films = len(self.scorer.quality_calibration) if self.scorer else 0
+        films = self.scorer.films if self.scorer else 0
         size = sum(p.numel() for name, p in self.named_parameters() if not name.startswith("scorer."))
         preset = self.settings["network"].get("preset")
         return (

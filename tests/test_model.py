@@ -26,7 +26,8 @@ from scipy import stats
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model, save_state, weights_file
-from monai_cxr_vae.networks import Scorer, VectorFlow
+from monai_cxr_vae.networks import VectorFlow
+from monai_cxr_vae.scoring import Scorer
 
 TINY = {"image_size": 16, "latent_size": 4, "channels": (8,), "width": 16}
 

@@ -24,6 +24,7 @@ from monai_cxr_vae.dicom.objects import (
     film_reference,
 )
 from monai_cxr_vae.dicom.uids import uid_from
+from monai_cxr_vae.scores import ASPECTS, SCORES
 
 if TYPE_CHECKING:
     from highdicom.sr import (
@@ -37,20 +38,6 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 SCHEME = "99CXRVAE"  # a private scheme's designator begins with 99 (PS3.16 section 8)
-# What contributed most to a score, in words (LO, at most 64 characters).
-PARTS = {
-    "residual": "the reconstruction misses much of the film",
-    "local": "the reconstruction misses one place",
-    "latent": "the latent values are unusual",
-    "exposure": "the exposure is unusual",
-    "texture": "the sharpness or the noise is unusual",
-    "fault": "the critic saw a fault of the film",
-    "finding": "the critic saw a finding",
-}
-_ABOUT = {
-    "quality": "Quality: how unlike a proper frontal chest film this is.",
-    "anomaly": "Anomaly: how unlike a normal frontal chest film this is.",
-}
 _P = (
     "p is the share of the normal films of the calibration whose score is at least as high: of normal films, about 5 "
     "in 100 have p of 0.05 or less by chance alone. Below 1 / (calibration films + 1), p tells an order and no share. "
@@ -94,7 +81,8 @@ def structured_report(
     Args:
         source: header of the film, pixels not needed.
         scores: ``quality`` and ``anomaly`` (finite, greater is more unusual), ``quality_p`` and ``anomaly_p``
-            (conformal p-values in (0, 1]), ``quality_part`` and ``anomaly_part`` (a word of :data:`PARTS`).
+            (conformal p-values in (0, 1]), ``quality_part`` and ``anomaly_part`` (words of
+            :data:`monai_cxr_vae.scores.ASPECTS`).
         provenance: goes into the object and its UIDs.
         created: when it is made, see :func:`monai_cxr_vae.dicom.objects.moment`.
         places: what is unusual.
@@ -162,12 +150,16 @@ def _report(
     )
     columns, rows = integer(source, "Columns"), integer(source, "Rows")
     groups: list[tuple[str, str, np.ndarray, Place | None]]
-    groups = [("quality", "Whole film", _box(columns, rows, 0.01), None)]
-    for number, place in enumerate(places, 1):
-        side = f", patient's {place.side}" if place.side else ""
-        groups.append(("anomaly", f"Unusual place {number}{side}", place.outline, place))
-    if not places:
-        groups.append(("anomaly", "No unusual place", _box(columns, rows, 0.15), None))
+    groups = []
+    for name, score in SCORES.items():
+        if not score.of_places:
+            groups.append((name, "Whole film", _box(columns, rows, 0.01), None))
+            continue
+        for number, place in enumerate(places, 1):
+            side = f", patient's {place.side}" if place.side else ""
+            groups.append((name, f"Unusual place {number}{side}", place.outline, place))
+        if not places:
+            groups.append((name, "No unusual place", _box(columns, rows, 0.15), None))
     return sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_device_context=sr.ObserverContext(codes.DCM.Device, observer)
@@ -227,13 +219,12 @@ def _group(
         qualitative_evaluations=[
             sr.QualitativeEvaluation(
                 concept("_part", f"What contributed most to the {question} score"),
-                sr.CodedConcept(part, SCHEME, PARTS.get(part, part)),
+                sr.CodedConcept(part, SCHEME, ASPECTS.get(part, part)),
             )
         ],
     )
-    group[0].ContentSequence.append(
-        sr.TextContentItem(codes.DCM.Comment, f"{_ABOUT[question]} {_P}", sr.RelationshipTypeValues.CONTAINS)
-    )
+    about = f"{question.capitalize()}: how {SCORES[question].measures}. {_P}"
+    group[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, about, sr.RelationshipTypeValues.CONTAINS))
     return group
 
 

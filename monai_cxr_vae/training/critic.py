@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from monai_cxr_vae.data.cache import FilmDataset
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.features import exposure, texture
-from monai_cxr_vae.networks.scorer import DETAIL
-from monai_cxr_vae.scoring import check_films, fit_scorer
+from monai_cxr_vae.scoring import Scorer, check_films, fit_scorer
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
+from monai_cxr_vae.scoring.features import exposure, texture
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
+from monai_cxr_vae.scoring.scorer import DETAIL
 from monai_cxr_vae.training.batches import Augmentation
 from monai_cxr_vae.training.validation import film_values
 
@@ -136,7 +135,7 @@ class CriticInferer(Inferer):
     """Runs a model's critic over films at the size of details, ``(N, 1, 2 S, 2 S)``."""
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """``(logits, places)`` of the critic, see :class:`monai_cxr_vae.networks.Critic`."""
+        """``(logits, places)`` of the critic, see :class:`monai_cxr_vae.scoring.Critic`."""
         with torch.no_grad():
             reconstruction = network.reconstruct(F.avg_pool2d(inputs, DETAIL))
             features = _features(inputs)

@@ -25,8 +25,8 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.losses import VAELoss, collapse_limit
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
 from monai_cxr_vae.networks import HierarchicalVAE
-from monai_cxr_vae.networks.scorer import DETAIL, Scorer
 from monai_cxr_vae.scoring import FEWEST_FILMS, detail_films, fit_scorer, score
+from monai_cxr_vae.scoring.scorer import DETAIL, Scorer
 from monai_cxr_vae.training.priors import fit_vector_flow
 
 logger = logging.getLogger(__name__)

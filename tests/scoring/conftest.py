@@ -12,8 +12,7 @@ import torch
 from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks import Critic
-from monai_cxr_vae.scoring import detail_films, fit_scorer
+from monai_cxr_vae.scoring import Critic, detail_films, fit_scorer
 
 FITTED, CALIBRATION, NEW = 50, 39, 30
 

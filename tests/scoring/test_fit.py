@@ -18,10 +18,9 @@ from monai_cxr_vae import load_model
 from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.scorer import FEATURES
-from monai_cxr_vae.scoring import calibrate, detail_films, expected_alarms, fit, fit_scorer, score
+from monai_cxr_vae.scoring import Scorer, calibrate, detail_films, expected_alarms, fit, fit_scorer, score
 from monai_cxr_vae.scoring.score import examine, p_value
+from monai_cxr_vae.scoring.scorer import FEATURES
 from tests.scoring.conftest import CALIBRATION, FITTED, as_scored
 
 Films = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -21,10 +21,9 @@ from monai_cxr_vae import load_model
 from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.features import exposure, texture
-from monai_cxr_vae.scoring import calibrate, detail_films, findings, fit_scorer, is_fitted, score
+from monai_cxr_vae.scoring import Scorer, calibrate, detail_films, findings, fit_scorer, is_fitted, score
 from monai_cxr_vae.scoring.faults import FAULTS
+from monai_cxr_vae.scoring.features import exposure, texture
 from monai_cxr_vae.scoring.findings import FINDINGS
 from monai_cxr_vae.scoring.score import examine
 from monai_cxr_vae.settings import input_error
