@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nvflare.client as flare
 from monai.fl.client import MonaiAlgo
+from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from monai_cxr_vae.paths import bundle_root
@@ -23,7 +24,7 @@ def site(name: str, weights: Path, local_epochs: int, learning_rate: float, batc
     """MONAI's client for the films of a site."""
     films, output = (Path(os.environ[f"FEDERATED_{what}"]) / name for what in ("FILMS", "OUTPUT"))
     settings = {"weights": weights, "dataset_dir": films, "output_dir": output, "cache_dir": output / "cache"}
-    settings |= {"learning_rate": learning_rate, "batch_size": batch_size}
+    settings |= {"val_fraction": 0.2, "learning_rate": learning_rate, "batch_size": batch_size}
     client = MonaiAlgo(
         bundle_root=str(bundle_root()),
         local_epochs=local_epochs,
@@ -31,7 +32,7 @@ def site(name: str, weights: Path, local_epochs: int, learning_rate: float, batc
         config_evaluate_filename=None,  # the training validates, and its metrics.csv stays at the site
         train_kwargs=settings,
     )
-    client.initialize()
+    client.initialize(extra={ExtraItems.CLIENT_NAME: name})
     return client
 
 

@@ -83,6 +83,7 @@ def alone(out: Path, films: Path, epochs: int, learning_rate: float, batch_size:
         dataset_dir=films,
         output_dir=out / "alone" / films.name,
         cache_dir=out / "cache",
+        val_fraction=0.2,
         max_epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -119,15 +120,17 @@ def main() -> None:
         draw_sites(films, arguments.count)
     sites = sorted(folder.name for folder in (films / "train").iterdir())
     begin = arguments.weights
-    save_model(create_model(begin) if begin else new_network(arguments.image_size, arguments.latent_size), out / "start.pt")
+    save_model(
+        create_model(begin) if begin else new_network(arguments.image_size, arguments.latent_size), out / "start.pt"
+    )
 
     model = create_model(out / "start.pt")
     shared, forms = SharedWeights(model), {"learning_rate": arguments.learning_rate, "batch_size": arguments.batch_size}
     epochs = arguments.rounds * arguments.local_epochs
     weights = {"start": {name: value.clone() for name, value in shared.state_dict().items()}}
+    weights["average"] = average(out, films, sites, arguments.rounds, local_epochs=arguments.local_epochs, **forms)
     for site in sites:
         weights[f"{site} alone"] = alone(out, films / "train" / site, epochs, **forms)
-    weights["average"] = average(out, films, sites, arguments.rounds, local_epochs=arguments.local_epochs, **forms)
     weights["pooled"] = alone(out, films / "train", epochs, **forms)
     figures = {}
     for name, values in weights.items():
