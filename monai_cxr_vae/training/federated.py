@@ -31,8 +31,8 @@ class SharedWeights(nn.Module):
         """As of the model."""
         return self.model(x)
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        """Trained parameters by the names that they have in the model."""
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        """Trained parameters by the names that they have in the model, ``{name: tensor}``."""
         return {name: value.detach() for name, value in self.model.named_parameters() if value.requires_grad}
 
     @torch.no_grad()

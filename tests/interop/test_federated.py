@@ -60,9 +60,10 @@ def simulate(tmp_path: Path, *words: str) -> Simulation:
         (tmp_path / name).mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(RECORDER)
     words = tuple(f"--{name}={value}" for name, value in SETTINGS.items()) + words
+    search = f"{tmp_path / 'hook'}{os.pathsep}{EXAMPLE.parents[1]}"  # the environment may know another checkout
     result = subprocess.run(
         [environment / "bin" / "python", EXAMPLE / "federate.py", tmp_path / "out", *words],
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "hook"), "SENT": str(tmp_path / "sent"), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": search, "SENT": str(tmp_path / "sent"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
