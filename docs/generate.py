@@ -19,6 +19,8 @@ CONFIGS = {
     "train.json": "`cxr-vae train`, `python -m monai.bundle run training`.",
     "critic.json": "After `train.json`, to train a critic (`cxr-vae train --config critic`); these differ or are new.",
     "prior.json": "After `train.json`, to train a prior (`cxr-vae train --config prior`); these differ or are new.",
+    "federated.json": "After `train.json`, for MONAI's federated client "
+    "([how to](../howto/federated.md)); these differ or are new. The learning rate stays as it is.",
     "evaluate.json": "After `train.json`, for `cxr-vae evaluate` and `run evaluating`; these differ or are new.",
     "inference.json": "`python -m monai.bundle run inference`. Two sets of these have a command of their own: "
     "`cxr-vae reconstruct` is `--scores False`, and `cxr-vae score` is `--scores True --report True "

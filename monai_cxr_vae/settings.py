@@ -108,6 +108,9 @@ SETTINGS: dict[str, Setting] = {
         PATH, "Training films, to fit the baselines on. Unless given, the evaluated ones, which flatters them.", True
     ),
     "output_dir": Setting(PATH, "Where results go. A training unless told otherwise makes a folder below `./output`."),
+    "run_name": Setting(
+        NAME, "Name of a run, as MONAI's federated client gives it; unless told otherwise, its folder's."
+    ),
     "cache_dir": Setting(PATH, "Where decoded films are kept. Unless given, `~/.cache/monai_cxr_vae`.", optional=True),
     "weights": Setting(
         PATH, "Weights file, or name of shipped weights, to use, or in a training to go on from.", optional=True

@@ -31,7 +31,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("overlay", [None, "evaluate.json", "multi_gpu_train.json"])
+@pytest.mark.parametrize("overlay", [None, "evaluate.json", "federated.json", "multi_gpu_train.json"])
 def test_training_configs_have_every_property(overlay: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)  # what torchrun sets

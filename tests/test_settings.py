@@ -31,7 +31,14 @@ from monai_cxr_vae.settings import (
 from monai_cxr_vae.transforms import FITS
 
 CONFIGS = Path(bundle_root()) / "configs"
-OVERLAYS = [["train"], ["train", "critic"], ["train", "prior"], ["train", "evaluate"], ["inference"]]
+OVERLAYS = [
+    ["train"],
+    ["train", "critic"],
+    ["train", "prior"],
+    ["train", "evaluate"],
+    ["train", "federated"],
+    ["inference"],
+]
 
 
 def files(*names: str) -> list[str]:
@@ -40,7 +47,7 @@ def files(*names: str) -> list[str]:
 
 def test_every_plain_value_of_the_configs_is_in_the_table():
     configs = [file for file in CONFIGS.glob("*.json") if file.name != "metadata.json"]
-    assert len(configs) == 6
+    assert len(configs) == 7
     for file in configs:
         for name, value in json.loads(file.read_text()).items():
             if "#" not in name and is_plain(value):

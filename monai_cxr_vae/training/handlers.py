@@ -188,19 +188,23 @@ class ForgetStatistics:
 
     def __call__(self, engine: Workflow) -> None:
         for model in self.models:
-            model.sigma.fill_(math.nan)
-            if model.fits_latents:
-                model.latent_mean.fill_(math.nan)
-                model.latent_covariance.fill_(math.nan)
-                model.latent_flow = None
-            model.settings["training"] = {}
-            if not self.fits_scores:
-                continue
-            critic = model.scorer.critic if model.scorer else None
-            model.scorer = None
-            if critic is not None:
-                model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0).to(model.sigma.device)
-                model.scorer.critic = critic
+            forget_statistics(model, self.fits_scores)
+
+
+def forget_statistics(model: RadiographVAE, scores: bool = True) -> None:
+    """Take from a model what only holds for the weights that it had before, ``scores`` too or not; a critic stays."""
+    model.sigma.fill_(math.nan)
+    if model.fits_latents:
+        model.latent_mean.fill_(math.nan)
+        model.latent_covariance.fill_(math.nan)
+        model.latent_flow = None
+    model.settings["training"] = {}
+    if scores:
+        critic = model.scorer.critic if model.scorer else None
+        model.scorer = None
+        if critic is not None:
+            model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0).to(model.sigma.device)
+            model.scorer.critic = critic
 
 
 class FitStatistics:
