@@ -97,9 +97,9 @@ def test_dcmtk_prints_every_number_with_its_name(tool, tmp_path):
     text = " ".join(html.unescape(re.sub("<[^>]*>", " ", page)).split())
     for name, number in (
         ("Quality score of the film", "1.25"),
-        ("p-value of the quality score", "0.004"),
+        ("Quality p-value of the film", "0.004"),
         ("Anomaly score of the film", "-3.12"),
-        ("p-value of the anomaly score", "1"),
+        ("Anomaly p-value of the film", "1"),
         ("Peak of the heat map, limit 0.5", "0.91"),
         ("Percentile Ranking of measurement", "99.6"),
     ):

@@ -201,7 +201,7 @@ def test_a_report_opens_on_its_film_with_its_numbers(viewer: Browser, results: R
     text = viewer(WORDS)
     for question in ("quality", "anomaly"):
         assert f"{question.capitalize()} score of the film: {row[question]:.2f}" in text
-        assert f"p-value of the {question} score: {row[question + '_p']:.2f}" in text
+        assert f"{question.capitalize()} p-value of the film: {row[question + '_p']:.2f}" in text
         percentile = float(f"{100 * (1 - row[question + '_p']):.3g}")
         assert f"Percentile Ranking of measurement: {percentile:.2f} %" in text
     assert viewer("document.querySelectorAll('svg.svg-layer polyline, svg.svg-layer path, svg.svg-layer line').length")
