@@ -273,8 +273,8 @@ def _corners(region: Region) -> np.ndarray:
 
 
 def _from_below(outline: np.ndarray) -> np.ndarray:
-    """The outline ``(n, 2)`` from its lowest point on, below which viewers then write, rather than over the place."""
-    return np.roll(outline, -int(outline[:, 1].argmax()), axis=0)
+    """The outline ``(n, 2)`` from its lower left on, right of which and below viewers write: beside the place."""
+    return np.roll(outline, -int((outline @ (-1, 1)).argmax()), axis=0)
 
 
 def _side(outline: np.ndarray, orientation: object) -> Literal["left", "right"] | None:
