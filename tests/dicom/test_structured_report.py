@@ -73,6 +73,13 @@ def test_places_are_closed_outlines_on_the_film_with_their_side():
         assert [site.laterality.meaning for site in group.finding_sites] == (["Right"] if place.side else [])
         assert (f"patient's {place.side}" in group.finding_type.meaning) == bool(place.side)
         assert group.get_measurements()[-1].value == place.peak
+        # what is the place's own, and what the film's
+        names = [measurement.name.meaning for measurement in group.get_measurements()]
+        assert [name.endswith("of the film") for name in names] == [True, True, False, False]
+        (comment,) = [
+            item.value for item in group[0].ContentSequence if item.ValueType == "TEXT" and item.name.value == "121106"
+        ]
+        assert "a place has none of its own" in comment
 
 
 def test_without_places_the_numbers_stand_within_the_film():
