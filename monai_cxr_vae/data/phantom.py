@@ -165,7 +165,7 @@ def _dataset(phantom: Phantom, seed: int, index: int) -> FileDataset:
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.add_new(SYNTHETIC_DATA, "CS", "YES")
     ds.SOPClassUID, ds.SOPInstanceUID = _DX_FOR_PRESENTATION, meta.MediaStorageSOPInstanceUID
-    ds.PatientName, ds.PatientID = f"Phantom^{index:04d}", f"PHANTOM-{index:04d}"
+    ds.PatientName, ds.PatientID = f"Phantom^{index:04d}", f"PHANTOM-{seed}-{index:04d}"
     ds.PatientBirthDate, ds.PatientSex = "", "O"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = _uid("study", seed, index), _uid("series", seed, index)
     ds.StudyDate = ds.SeriesDate = ds.ContentDate = ds.AcquisitionDate = "20200101"

@@ -90,7 +90,7 @@ def test_dicom_holds_the_film(films):
         assert np.abs(shown - film.image).max() <= 1 / 4095
         assert ds.pixel_array.max() < 4096  # dciodvfy does not look at unused bits
         assert (ds.ViewPosition, list(ds.PatientOrientation)) == (film.view, ["L", "F"])
-        assert ds.PatientID == f"PHANTOM-{index:04d}"
+        assert ds.PatientID == f"PHANTOM-3-{index:04d}"
         kinds.add(ds.PhotometricInterpretation)
         shapes.add((ds.Rows, ds.Columns))
     assert kinds == {"MONOCHROME1", "MONOCHROME2"}
