@@ -89,7 +89,7 @@ class AnyVAE(nn.Module):
         """Films to their reconstructions from the posterior mean, ``(N, 1, S, S)``, not clamped."""
         return self.decode(self.encode(x)[0])
 
-    def forward(self, x: Tensor):  # type: ignore[no-untyped-def]  # two forms, and TorchScript reads what it says
+    def forward(self, x: Tensor):
         """What a training step needs of a sampled latent when training, else the reconstruction alone."""
         if torch.jit.is_scripting() or not self.training:
             return self.reconstruct(x)
