@@ -51,7 +51,7 @@ def new_network(image_size: int, latent_size: int) -> RadiographVAE:
     torch.manual_seed(0)
     model = create_model(image_size=image_size, latent_size=latent_size)
     films = [torch.from_numpy(render((99, i), image_size).image)[None] for i in range(2 * latent_size)]
-    model.initialize_linear(torch.stack(films))
+    model.network.initialize_linear(torch.stack(films))
     return model
 
 

@@ -42,7 +42,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new network, from the principal components of phantom films that the server has drawn itself."""
     torch.manual_seed(0)
     model = RadiographVAE("vector", image_size=32, latent_size=8, channels=[8], width=32)
-    model.initialize_linear(torch.stack([torch.from_numpy(render((9, i), 32).image)[None] for i in range(24)]))
+    model.network.initialize_linear(torch.stack([torch.from_numpy(render((9, i), 32).image)[None] for i in range(24)]))
     path = tmp_path_factory.mktemp("server") / "start.pt"
     save_model(model, path)
     return path
