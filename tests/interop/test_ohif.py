@@ -1,4 +1,4 @@
-"""Results as a radiologist has them, from an archive: in OHIF, each opened by a double click, and in Orthanc's viewer."""
+"""Results as a radiologist has them, from an archive: in OHIF, opened by double clicks, and in Orthanc's viewer."""
 
 from __future__ import annotations
 
