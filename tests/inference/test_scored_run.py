@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pydicom
@@ -31,9 +31,11 @@ class Scored:
         return {**data, "scores": scores, "heatmap": data["image"].clone()}
 
 
-def engine(folder: Path, output: Path, objects: Sequence[str] = OBJECTS, **options: object) -> FilmEvaluator:
+def engine(
+    folder: Path, output: Path, objects: Sequence[str] = OBJECTS, created: str | None = CREATED, **options: object
+) -> FilmEvaluator:
     made = evaluator(folder, output, report=True, **options)
-    save = SaveRadiographd("pred", output, made.provenance, objects=objects, scores=True, report=True, created=CREATED)
+    save = SaveRadiographd("pred", output, made.provenance, objects=objects, scores=True, report=True, created=created)
     made.chain.postprocessing = Compose([Scored(), save])
     return made
 
@@ -105,6 +107,37 @@ def test_abandoned_run_is_completed(finished, tmp_path, after):
     assert not (tmp_path / "out" / "report.html").exists()
     engine(folder, tmp_path / "out").run()
     assert tree(tmp_path / "out") == tree(output)
+
+
+def leaves(ds: pydicom.Dataset) -> Iterator[tuple[str, str, str]]:
+    """Place, keyword and value of each element that holds no others."""
+    for element in ds:
+        if element.VR == "SQ":
+            for number, item in enumerate(element.value):
+                yield from ((f"{element.keyword}{number}.{place}", *rest) for place, *rest in leaves(item))
+        else:
+            yield element.keyword, element.keyword, str(element.value)
+
+
+def test_at_another_time_objects_differ_in_times_and_uids_alone(tmp_path):
+    """The report too, which names the images of its own time as evidence."""
+    write_film(tmp_path / "in" / "a", 1)
+    kinds = ["sc", "overlay", "sr"]
+    found = []
+    for place in ("one", "other"):
+        if found:
+            kept = (tmp_path / "one" / ".run" / "created").read_text()
+            (tmp_path / place / ".run").mkdir(parents=True)
+            (tmp_path / place / ".run" / "created").write_text(re.sub(r" \S*", " 2011-02-03T04:05:06+01:00", kept))
+        engine(tmp_path / "in", tmp_path / place, kinds, created=None).run()
+        (row,) = rows(tmp_path / "in", tmp_path / place).values()
+        found.append([list(leaves(pydicom.dcmread(tmp_path / place / o["path"]))) for o in row["outputs"]])
+    assert len(found[0]) == len(kinds)
+    for kind, one, other in zip(kinds, *found, strict=True):
+        differ = {mine[1] for mine, theirs in zip(one, other, strict=True) if mine != theirs}
+        own = {"SOPInstanceUID", "SeriesInstanceUID"} | ({"ReferencedSOPInstanceUID"} if kind == "sr" else set())
+        times = {event + what for event in ("InstanceCreation", "Series", "Content") for what in ("Date", "Time")}
+        assert differ == own | times
 
 
 def test_a_lost_picture_is_made_again(tmp_path):

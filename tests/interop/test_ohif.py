@@ -1,4 +1,4 @@
-"""Results as a radiologist has them: in OHIF, from an archive, each opened by a double click."""
+"""Results as a radiologist has them, from an archive: in OHIF, opened by double clicks, and in Orthanc's viewer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.interop.browser import Browser
-from tests.interop.conftest import Orthanc
+from tests.interop.conftest import Orthanc, orthanc_server
 from tests.interop.servers import ask, running
 from tests.planted import write_planted
 
@@ -72,16 +72,26 @@ def results(pages: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture(scope="module")
-def viewer(results: Results, pages: Path, orthanc: Orthanc, tool: Callable[[str], str]) -> Iterator[Browser]:
-    """The viewer with the study open."""
-    for ds in [*results.films, *(ds for kind in results.objects.values() for ds in kind)]:
-        buffer = io.BytesIO()
-        ds.save_as(buffer)
-        assert ask(f"{orthanc.url}/instances", buffer.getvalue()).status == 200
-    origin, log = "http://127.0.0.1:13000", orthanc.folder / "ohif.log"
+def archive(
+    results: Results, own_network: None, tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Orthanc]:
+    """The server of the PACS example, and its own viewer, with all of the study."""
+    plugins = [f"/usr/share/orthanc/plugins/libOrthanc{name}.so" for name in ("DicomWeb", "WebViewer")]
+    with orthanc_server(tool, tmp_path_factory.mktemp("orthanc"), 18042, 14242, Plugins=plugins) as server:
+        for ds in [*results.films, *(ds for kind in results.objects.values() for ds in kind)]:
+            buffer = io.BytesIO()
+            ds.save_as(buffer)
+            assert ask(f"{server.url}/instances", buffer.getvalue()).status == 200
+        yield server
+
+
+@pytest.fixture(scope="module")
+def viewer(pages: Path, results: Results, archive: Orthanc, tool: Callable[[str], str]) -> Iterator[Browser]:
+    """OHIF with the study open."""
+    origin, log = "http://127.0.0.1:13000", archive.folder / "ohif.log"
     with (
-        running([sys.executable, str(HERE / "serve.py"), str(pages), orthanc.url, "13000"], origin, log),
-        Browser(tool("chromium"), orthanc.folder / "profile", webgl=True) as browser,
+        running([sys.executable, str(HERE / "serve.py"), str(pages), archive.url, "13000"], origin, log),
+        Browser(tool("chromium"), archive.folder / "ohif", webgl=True) as browser,
     ):
         browser.open(f"{origin}/viewer?StudyInstanceUIDs={results.films[0].StudyInstanceUID}")
         until(browser, f"{THUMBNAILS}.length >= 8")
@@ -114,11 +124,11 @@ def open_series(viewer: Browser, ds: pydicom.Dataset, picture: np.ndarray) -> np
     return shown
 
 
-def viewport(viewer: Browser) -> np.ndarray:
+def viewport(viewer: Browser, canvas: str = ".cornerstone-canvas") -> np.ndarray:
     """What is drawn in the middle of the page, without what stands at its borders."""
     page = Image.open(io.BytesIO(viewer.screenshot())).convert("L")
     left, top, right, bottom = viewer(
-        "(() => { const r = document.querySelector('.cornerstone-canvas')?.getBoundingClientRect();"
+        f"(() => {{ const r = document.querySelector('{canvas}')?.getBoundingClientRect();"
         "return r ? [r.left, r.top, r.right, r.bottom] : [0, 0, 1, 1]; })()"
     )
     return np.asarray(page.crop((left, top, right, bottom))).astype(np.float32) / 255
@@ -139,6 +149,12 @@ def likeness(shown: np.ndarray, picture: np.ndarray) -> float:
         return 0.0
     expected = Image.fromarray(picture.astype(np.float32)).resize(part.shape[::-1], Image.BOX)
     return float(np.corrcoef(part.ravel(), np.asarray(expected).ravel())[0, 1])
+
+
+def right_way_up(shown: np.ndarray, picture: np.ndarray) -> bool:
+    """Whether a viewport shows a picture, and that rather than its mirror images."""
+    right, turned = likeness(shown, picture), (picture[::-1], picture[:, ::-1], picture[::-1, ::-1])
+    return right > 0.9 and right > max(likeness(shown, other) for other in turned)
 
 
 def pixels(ds: pydicom.Dataset) -> np.ndarray:
@@ -166,9 +182,7 @@ def test_images_open_right_way_up_with_their_caption(viewer: Browser, results: R
     ds = results.films[which] if kind == "film" else results.objects[kind][which]
     picture = pixels(ds)
     shown = open_series(viewer, ds, picture)
-    right = likeness(shown, picture)
-    assert right > 0.9
-    assert right > max(likeness(shown, turned) for turned in (picture[::-1], picture[:, ::-1], picture[::-1, ::-1]))
+    assert right_way_up(shown, picture)
     if kind != "film":
         # The caption: a white line, and below it text, in the lowest part of what is on the screen.
         part = filled(shown, picture)
@@ -243,7 +257,22 @@ def test_pictures_of_the_documents(viewer: Browser, results: Results, kind: str,
     viewer("[...document.querySelectorAll('button')].find((b) => b.innerText === 'No')?.click()")
     time.sleep(1)
     page = Image.open(io.BytesIO(viewer.screenshot())).convert("RGB")
-    page = page.resize((1000, round(1000 * page.height / page.width)), Image.LANCZOS)
+    page = page.resize((700, round(700 * page.height / page.width)), Image.Resampling.LANCZOS)
     file = Path(os.environ.get("CXR_VAE_PICTURES", tmp_path)) / f"ohif_{kind}.png"
-    page.quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
+    page.point(lambda value: value & 0xFC).save(file, optimize=True)  # 64 levels: half the size
     assert file.stat().st_size < 150_000
+
+
+def test_images_open_right_way_up_in_the_viewer_of_the_archive(
+    archive: Orthanc, results: Results, tool: Callable[[str], str]
+):
+    """It shows no reports: they have no pixels."""
+    with Browser(tool("chromium"), archive.folder / "orthanc") as browser:
+        for ds in [*results.films, *results.objects["sc"], *results.objects["overlay"]]:
+            (series,) = ask(f"{archive.url}/tools/lookup", ds.SeriesInstanceUID.encode()).json()
+            browser.open(f"{archive.url}/web-viewer/app/viewer.html?series={series['ID']}")
+            deadline = time.monotonic() + PATIENCE
+            while not right_way_up(viewport(browser, "canvas"), pixels(ds)):
+                assert time.monotonic() < deadline, ds.SeriesDescription
+                time.sleep(0.5)
+        assert not browser.complaints
