@@ -66,8 +66,8 @@ def test_serve(benchmark: Callable[[str], Any]):
 
 @pytest.mark.training
 def test_overhead(benchmark: Callable[[str], Any], tmp_path: Path):
-    for part, count in (("train", 8), ("val", 2)):
-        write_phantoms(tmp_path / part, count, 0, "png", 64)
+    for seed, (part, count) in enumerate((("train", 8), ("val", 2))):
+        write_phantoms(tmp_path / part, count, seed, "png", 64)
     folders = {"dataset_dir": str(tmp_path / "train"), "val_dataset_dir": str(tmp_path / "val")}
     settings = folders | {"cache_dir": str(tmp_path / "cache"), "latent_size": 4, "channels": [8]}
     check(benchmark("overhead").measure(pairs=2, sizes=(16,), batch_size=4, **settings), 4)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_cxr_vae.data.names import is_lateral, patients_of
-from monai_cxr_vae.data.tables import Row, is_list, match, read_table, tables_in
+from monai_cxr_vae.data.tables import Row, is_known, is_list, match, read_table, tables_in
 from monai_cxr_vae.errors import InputError, Reason
 from monai_cxr_vae.files import Entry, walk
 from monai_cxr_vae.film import look_at, refuse
@@ -275,7 +275,13 @@ def _look_at(entry: Entry) -> _Header:
             refuse(header, error)
     left_out = str(header["reason"]) if header["status"] == "skipped" else None
     is_dicom = header["format"] == "dicom"
-    return _Header(left_out, header.get("patient"), header.get("sop_uid" if is_dicom else "input_sha256"), is_dicom)
+    patient = header.get("patient") or ""
+    return _Header(
+        left_out,
+        patient if is_known(patient) else None,
+        header.get("sop_uid" if is_dicom else "input_sha256"),
+        is_dicom,
+    )
 
 
 def _people(films: Sequence[_Film]) -> list[str]:

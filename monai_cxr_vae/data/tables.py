@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ _PARTS = {
     re.compile(r"valid\.csv"): "validation",
     re.compile(r"test\.csv"): "test",
 }
+# What stands where nothing is known; taken for a name it would make one patient of many.
+_UNKNOWN = (
+    "",
+    "unknown",
+    "anonymous",
+    "anonymized",
+    "anonymised",
+    "anon",
+    "none",
+    "null",
+    "nan",
+    "n/a",
+    "na",
+    "-",
+    "?",
+)
 _ENDING = re.compile(r"\.(png|jpe?g|nii|nii\.gz|dcm|dicom)$", re.IGNORECASE)
 
 
@@ -72,6 +89,11 @@ class Row:
 def is_list(path: str | os.PathLike) -> bool:
     """Whether a path is that of a list of films."""
     return Path(path).is_file() and os.fspath(path).lower().endswith(_LISTS)
+
+
+def is_known(value: str) -> bool:
+    """Whether a value says something."""
+    return value.strip().lower() not in _UNKNOWN
 
 
 def tables_in(folder: str | os.PathLike) -> list[Path]:
@@ -133,6 +155,8 @@ def match(rows: Sequence[Row], films: Sequence[str]) -> dict[int, Row]:
     found: dict[int, Row] = {}
     left = list(rows)
     for strip in (str, _without_ending):
+        if not left:
+            break
         names = _Names([strip(film) for film in films])
         for find in (names.by_path, names.by_folders, names.by_base_name):
             hits: dict[int, list[Row]] = {}
@@ -151,16 +175,21 @@ class _Names:
     """Finds the one film that a path means; each method gives its number, or None."""
 
     def __init__(self, films: Sequence[str]) -> None:
+        self.films = films
         self.paths = _unique((film, i) for i, film in enumerate(films))
-        self.ends = _unique((end, i) for i, film in enumerate(films) for end in _ends(film))
+
+    @cached_property
+    def ends(self) -> dict[str, int]:
+        return _unique((end, i) for i, film in enumerate(self.films) for end in _ends(film))
 
     def by_path(self, path: str) -> int | None:
         return self.paths.get(path)
 
     def by_folders(self, path: str) -> int | None:
-        if "/" in path and path in self.ends:
-            return self.ends[path]
-        return next((self.paths[end] for end in _ends(path) if "/" in end and end in self.paths), None)
+        if "/" not in path:
+            return None
+        film = next((self.paths[end] for end in _ends(path) if "/" in end and end in self.paths), None)
+        return self.ends.get(path) if film is None else film
 
     def by_base_name(self, path: str) -> int | None:
         return self.ends.get(path.rpartition("/")[2])
@@ -226,7 +255,7 @@ def _row_of(record: Mapping[Any, Any]) -> Row:
     values: dict[str, Any] = {}
     for column, value in record.items():
         value = value.strip() if isinstance(value, str) else value
-        if isinstance(column, str) and value not in (None, ""):
+        if isinstance(column, str) and value is not None and is_known(str(value)):
             values.setdefault(_plain(column), value)
 
     def first(columns: Iterable[str]) -> Any:

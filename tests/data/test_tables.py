@@ -47,6 +47,12 @@ def test_views_in_the_words_of_public_collections(tmp_path: Path, column: str, v
     assert read_table(tmp_path / "list.csv") == [Row("a.png", lateral=lateral)]
 
 
+@pytest.mark.parametrize("word", ["unknown", "Unknown ", "N/A", "nan", "anonymous", "-"])
+def test_what_is_not_known_is_nobody(tmp_path: Path, word: str):
+    (tmp_path / "list.csv").write_text(f"path,patient,label,view,split\na.png,{word},{word},{word},{word}\n")
+    assert read_table(tmp_path / "list.csv") == [Row("a.png")]
+
+
 def test_rows_of_one_film_are_one(tmp_path: Path):
     (tmp_path / "list.csv").write_text("image,patient,view\nx/../a.png,1,\na.png,,PA\n./a.png,1,PA\n")
     assert read_table(tmp_path / "list.csv") == [Row("a.png", "1", False)]

@@ -80,7 +80,7 @@ def test_an_ordinary_run_leaves_the_bundle_alone(bundle: Path):
     before = weights.read_bytes()
     config = str(bundle / "configs" / "train.json")
     films = str(bundle.parent / "films")
-    settings = {"bundle_root": str(bundle), "dataset_dir": films, "val_dataset_dir": films, "device": "cpu"}
+    settings = {"bundle_root": str(bundle), "dataset_dir": films, "device": "cpu"}
     network = {"image_size": 32, "channels": [8, 8], "latent_size": 8, "max_epochs": 1}
     monai.bundle.run(run_id="training", config_file=config, logging_file=False, **settings, **network)
     assert weights.read_bytes() == before

@@ -294,8 +294,8 @@ def test_a_new_critic_is_told_what_films_are_like_and_an_old_one_learns_on(tiny_
     assert (spread.diagonal() > 0.98).sum() > 5  # in some directions films as plain as these do not vary
 
     weights = str(tiny_critic.folder / "first" / "model.pt")
-    settings = {"weights": weights, "dataset_dir": str(tiny_critic.folder / "val"), "learning_rate": 1e-12}
-    tiny_critic.workflow("second", **settings, max_epochs=1).run()
+    folders = {"dataset_dir": str(tiny_critic.folder / "val"), "val_dataset_dir": str(tiny_critic.folder / "train")}
+    tiny_critic.workflow("second", **folders, weights=weights, learning_rate=1e-12, max_epochs=1).run()
     second = critic_of(final_weights(tiny_critic.folder / "second"))
     torch.testing.assert_close(second, first, atol=1e-6, rtol=0)
 
