@@ -48,7 +48,7 @@ def embed(
     output = Path(output)
     transform = film_transforms(model.image_size, model.fit, bits)
     films = FilmDataset(datalist(folder), transform, None, output / "unreadable.csv", skip_unreadable)
-    parts = [model.encode(batch) for batch in films.batches()]
+    parts = [model.encode(batch["image"]) for batch in films.batches("latents")]
     mu, logvar = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     names = {"input_sha256": films.digests}
     if paths:  # which may hold bytes that are no text

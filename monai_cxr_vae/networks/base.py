@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from monai_cxr_vae.networks.components import Films
+
 
 class AnyVAE(nn.Module):
     """A VAE for square grey films, whatever the shape of its latents.
@@ -37,7 +39,7 @@ class AnyVAE(nn.Module):
         raise NotImplementedError
 
     @torch.jit.unused
-    def initialize_linear(self, images: Tensor) -> None:
+    def initialize_linear(self, images: Films) -> None:
         """Start from principal components of ``images``, ``(N, 1, S, S)`` in [0, 1]."""
         raise NotImplementedError
 
