@@ -59,6 +59,7 @@ def test_scaling(benchmark: Callable[[str], Any]):
     check(benchmark("scaling").measure(count=20, workers=1), 3)
 
 
+@pytest.mark.slow
 def test_memory(benchmark: Callable[[str], Any]):
     check(benchmark("memory").measure(counts=(300, 1200)), 3)
 
