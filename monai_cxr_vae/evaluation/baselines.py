@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
@@ -69,7 +68,7 @@ def block_pca(train_films: Films, values: int, films: Films, masks: Films | None
         values: values per film, over all its blocks.
         films: ``(N, 1, S, S)`` in [0, 1].
         masks: ``(N, 1, S, S)`` bool, true where the film is.
-        seed: of the choice of blocks and of the solver.
+        seed: of the choice of blocks.
 
     Returns:
         The code, whose size has ``grid`` (blocks per side) and ``components`` (per block), or None when no grid has at
@@ -80,15 +79,11 @@ def block_pca(train_films: Films, values: int, films: Films, masks: Films | None
         grid, components = size // side, values * side**2 // size**2
         if size % side or not 1 <= components <= side**2:
             continue
-        train = _some_blocks(train_films, side, seed)
-        if len(train) <= components:
+        fitted = _block_components(train_films, side, components, seed)
+        if fitted is None:
             continue
-        # Blocks have few pixels, and the solver that is exact is fast.
-        solver = "covariance_eigh" if side**2 <= len(train) else "auto"
-        fitted = PCA(components, svd_solver=solver, random_state=seed).fit(train.numpy())
-        code = Code(
-            _BlockProjection(side, fitted), {"grid": grid, "components": components, "values": components * grid**2}
-        )
+        found = {"grid": grid, "components": components, "values": components * grid**2}
+        code = Code(_BlockProjection(side, *fitted), found)
         psnr = _mean_psnr(code, films, masks)
         if best is None or psnr > best[0]:
             best = psnr, code
@@ -141,12 +136,12 @@ def _cosines(size: int) -> Tensor:
 class _BlockProjection:
     """Films ``(N, 1, S, S)`` from what components keep of their blocks."""
 
-    def __init__(self, side: int, fitted: PCA) -> None:
-        self.side, self.fitted = side, fitted
+    def __init__(self, side: int, mean: Tensor, directions: Tensor) -> None:
+        self.side, self.mean, self.directions = side, mean, directions
 
     def __call__(self, films: Tensor) -> Tensor:
-        rows = self.fitted.inverse_transform(self.fitted.transform(_blocks(films, self.side).numpy()))
-        blocks = torch.from_numpy(rows).float().view(len(films), -1, self.side**2)
+        rows = _blocks(films, self.side) - self.mean
+        blocks = (self.mean + (rows @ self.directions) @ self.directions.T).view(len(films), -1, self.side**2)
         return F.fold(blocks.transpose(1, 2), films.shape[2:], self.side, stride=self.side)
 
 
@@ -155,13 +150,22 @@ def _blocks(films: Tensor, side: int) -> Tensor:
     return F.unfold(films, side, stride=side).transpose(1, 2).reshape(-1, side**2)
 
 
-def _some_blocks(films: Films, side: int, seed: int) -> Tensor:
-    """Blocks of films that are drawn at random, of as few as give so many."""
+def _block_components(films: Films, side: int, components: int, seed: int) -> tuple[Tensor, Tensor] | None:
+    """Mean and leading directions of the blocks of films that are drawn at random; None if they are too few."""
     per_film = (films[:1].shape[-1] // side) ** 2
     order = torch.randperm(len(films), generator=torch.Generator().manual_seed(seed))
     chosen = order[: -(-_MOST_BLOCKS // per_film)].numpy()
-    blocks = [_blocks(films[chosen[i : i + _PART]], side) for i in range(0, len(chosen), _PART)]
-    return torch.cat(blocks)[:_MOST_BLOCKS]
+    n = per_film * len(chosen)
+    if n <= components:
+        return None
+    total, products = torch.zeros(side**2, dtype=torch.float64), torch.zeros(side**2, side**2, dtype=torch.float64)
+    for start in range(0, len(chosen), _PART):
+        rows = _blocks(films[chosen[start : start + _PART]], side).double()
+        total += rows.sum(0)
+        products += rows.T @ rows
+    mean = total / n
+    directions = torch.linalg.eigh(products / n - torch.outer(mean, mean))[1].flip(1)[:, :components]
+    return mean.float(), directions.float()
 
 
 def _mean_psnr(code: Code, films: Films, masks: Films | None) -> float:
