@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from monai_cxr_vae import scores
 from monai_cxr_vae.cli import parser
 from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from monai_cxr_vae.paths import bundle_root
@@ -20,6 +21,8 @@ CONFIGS = {
     "train.json": "`cxr-vae train`, `python -m monai.bundle run training`.",
     "critic.json": "After `train.json`, to train a critic (`cxr-vae train --config critic`); these differ or are new.",
     "prior.json": "After `train.json`, to train a prior (`cxr-vae train --config prior`); these differ or are new.",
+    "federated.json": "After `train.json`, for MONAI's federated client "
+    "([how to](../howto/federated.md)); these differ or are new. The learning rate stays as it is.",
     "evaluate.json": "After `train.json`, for `cxr-vae evaluate` and `run evaluating`; these differ or are new.",
     "inference.json": "`python -m monai.bundle run inference`. Two sets of these have a command of their own: "
     "`cxr-vae reconstruct` is `--scores False`, and `cxr-vae score` is `--scores True --report True "
@@ -50,12 +53,7 @@ COLUMN_MEANING = {
     "duplicate_of": "`index` of the file that stands for this one.",
     "replaces": "JSON list of earlier results that still lie in OUT but no longer stand for this file.",
     "path": "Path of the file; only with `manifest_paths`, since it may name a patient.",
-    "quality": "Score: how unlike a proper frontal chest film. No unit; larger is less usual.",
-    "quality_p": "Its conformal p-value.",
-    "quality_part": "The aspect that contributed most.",
-    "anomaly": "Score: how unusual the chest is.",
-    "anomaly_p": "Its conformal p-value.",
-    "anomaly_part": "The aspect that contributed most.",
+    **scores.COLUMNS,
     "technique": "JSON list of how the film was made, in the calibration's measures; what `cxr-vae drift` compares.",
 }
 

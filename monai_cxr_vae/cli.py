@@ -284,8 +284,9 @@ def _traverse(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     directions = leading_directions(model, count) if count else None
     transform = film_transforms(model.image_size, model.fit, arguments.bits)
     paths = filter(None, (arguments.film, arguments.to))
-    film, *other = FilmDataset([{"image": str(path)} for path in paths], transform).images().split(1)
-    draw_traversal(arguments.output, model, film, directions, *other, steps=arguments.steps, reach=arguments.reach)
+    film, *others = FilmDataset([{"image": str(path)} for path in paths], transform).images().split(1)
+    other = others[0] if others else None
+    draw_traversal(arguments.output, model, film, directions, other, arguments.steps, arguments.reach)
     print(f"{arguments.output}: each direction is a row, and its share of what latents change in films")
 
 

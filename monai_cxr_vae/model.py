@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.files import write_whole
-from monai_cxr_vae.networks import (
-    PRESETS,
-    VAE,
-    AnyVAE,
-    HierarchicalVAE,
-    Scorer,
-    SpatialVAE,
-    VectorFlow,
-    network_of,
-)
+from monai_cxr_vae.networks import PRESETS, VAE, AnyVAE, HierarchicalVAE, VAENetwork, VectorFlow, check_network
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.radiograph import Radiograph
+from monai_cxr_vae.scoring.scorer import Scorer
 from monai_cxr_vae.transforms import FITS, fit_to_square
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # What a network can be asked for. A film has at most 64 million pixels; any other number is the length of an axis.
 MAX_IMAGE_SIZE, MAX_NUMBER, MAX_NUMBERS = 8192, 2**20, 64
 MAX_SETTINGS_BYTES = 2**20
@@ -39,52 +34,61 @@ _AT_A_TIME = 8  # films that are drawn together
 
 
 class RadiographVAE(AnyVAE):
-    """A VAE that carries all that is needed to use it on films; which network it is, the preset tells.
+    """A VAE that has a network, and carries all that is needed to use it on films.
 
     Its state dict is flat and holds tensors only; ``_extra_state`` is a JSON text as a uint8 tensor with the settings
     (network, preprocessing, calibration, training summary), so one file opens with ``weights_only=True`` in
     :func:`load_model`, MONAI's ``CheckpointLoader``, ``ckpt_export`` and MONAI Label.
 
     Args:
-        preset: name in :data:`monai_cxr_vae.networks.PRESETS`, the source of every argument that is None or absent.
+        preset: name in :data:`monai_cxr_vae.networks.PRESETS`, the source of the network and of every argument that is
+            None or absent; None for ``"vector"``.
         fit: how a film becomes square, ``"stretch"`` or ``"letterbox"``.
-        **network: arguments of the preset's network, :class:`monai_cxr_vae.networks.VAE`,
+        network: a module of one's own in place of a preset's, see :class:`monai_cxr_vae.networks.VAENetwork`.
+        **arguments: of the preset's network, :class:`monai_cxr_vae.networks.VAE`,
             :class:`monai_cxr_vae.networks.SpatialVAE` or :class:`monai_cxr_vae.networks.HierarchicalVAE`:
             ``image_size``, ``latent_size``, ``channels``, ...
 
     Raises:
-        InputError: unknown preset or fit, or an argument that the network does not have or cannot take.
+        InputError: unknown preset or fit, an argument that the network does not have or cannot take, or a network that
+            lacks something.
     """
 
-    __jit_unused_properties__ = ("fits_latents",)
+    __jit_unused_properties__ = ("fits_latents", "own_network")
 
     if TYPE_CHECKING:  # TorchScript would read these annotations, and cannot
+        network: VAENetwork
+        settings: dict[str, Any]
         sigma: Tensor
         latent_mean: Tensor
         latent_covariance: Tensor
         latent_flow: VectorFlow | None
         scorer: Scorer | None
 
-    def __new__(cls, /, preset: str = "vector", fit: str = "stretch", **network: Any) -> RadiographVAE:
-        if not isinstance(preset, str) or preset not in PRESETS:
-            raise InputError(f"unknown preset {shortened(preset)}; there are {', '.join(PRESETS)}")
-        if cls is RadiographVAE:
-            cls = _CLASSES[network_of(preset)]
-        return super().__new__(cls)
-
-    def __init__(self, /, preset: str = "vector", fit: str = "stretch", **network: Any) -> None:
+    def __init__(
+        self,
+        /,
+        preset: str | None = None,
+        fit: str = "stretch",
+        network: nn.Module | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
         if fit not in FITS:
             raise InputError(f"unknown fit {shortened(fit)}; there are {', '.join(FITS)}")
-        arguments = PRESETS[preset] | {name: value for name, value in network.items() if value is not None}
-        _check_arguments(preset, arguments)
-        try:
-            super().__init__(**arguments)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        if network is None:
+            network, description = _of_preset(preset or "vector", arguments)
+        else:
+            description = _description(network, {"preset": preset, **arguments})
+        self.network = cast(Any, network)
+        self.image_size, self.latent_shape = self.network.image_size, tuple(self.network.latent_shape)
+        self.latent_size = math.prod(self.latent_shape)
+        self.learns_prior = bool(getattr(network, "learns_prior", False))
         self.fit = fit
-        self.settings: dict[str, Any] = {
+        self.settings = {
             "version": FORMAT_VERSION,
-            "network": {"preset": preset, **json.loads(json.dumps(arguments))},  # a tuple comes back as a list
+            "network": json.loads(json.dumps(description)),  # a tuple comes back as a list
             "preprocessing": {"fit": fit},
             "training": {},
         }
@@ -99,18 +103,46 @@ class RadiographVAE(AnyVAE):
         self.register_load_state_dict_pre_hook(_add_latent_flow)
 
     def __repr__(self) -> str:
-        films = len(self.scorer.quality_calibration) if self.scorer else 0
+        films = self.scorer.films if self.scorer else 0
         size = sum(p.numel() for name, p in self.named_parameters() if not name.startswith("scorer."))
+        preset = self.settings["network"].get("preset")
         return (
-            f"RadiographVAE(preset {self.settings['network']['preset']}, {self.image_size} x {self.image_size} pixels "
-            f"({self.fit}), {self.latent_size} latents, {size:,} parameters, "
-            f"{f'scores against {films} films' if films else 'no scores'})"
+            f"RadiographVAE({f'preset {preset}' if preset else f'network {type(self.network).__name__}'}, "
+            f"{self.image_size} x {self.image_size} pixels ({self.fit}), {self.latent_size} latents, "
+            f"{size:,} parameters, {f'scores against {films} films' if films else 'no scores'})"
         )
 
     @property
     def fits_latents(self) -> bool:
         """Whether a density of the latents can be fitted: a grid has more latents than there are films."""
         return len(self.latent_shape) == 1 and not self.learns_prior
+
+    @property
+    def own_network(self) -> nn.Module | None:
+        """The network if it is of no preset, so that its weights cannot be opened without it; else None."""
+        return None if "preset" in self.settings["network"] else cast(nn.Module, self.network)
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, *latent_shape)``."""
+        return self.network.encode(x)
+
+    @torch.jit.export
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents ``(N, *latent_shape)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
+        return self.network.decode(z)
+
+    @torch.jit.unused
+    def prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the prior of latents ``z``, each of its shape, as the network tells them."""
+        return cast(AnyVAE, self.network).prior(z) if self.learns_prior else super().prior(z)
+
+    @torch.jit.unused
+    def sample_latents(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw latents ``(n, *latent_shape)`` from the prior; ``generator`` is of the CPU."""
+        if self.learns_prior:
+            return cast(AnyVAE, self.network).sample_latents(n, generator)
+        return super().sample_latents(n, generator)
 
     def get_extra_state(self) -> Tensor:
         """The settings as UTF-8 JSON in a uint8 tensor (PyTorch's hook for state that is not a parameter)."""
@@ -169,17 +201,19 @@ class RadiographVAE(AnyVAE):
         """
         if distribution not in ("fitted", "prior"):
             raise InputError(f'unknown distribution {distribution!r}; there are "fitted" and "prior"')
+        levels = self.network if isinstance(self.network, HierarchicalVAE) else None
+        if like is not None and levels is None:
+            raise InputError("films can only be drawn like another one from a network of several levels")
         generator = torch.Generator().manual_seed(seed)
-        if isinstance(self, HierarchicalVAE):
+        if self.learns_prior:
             latents = None if like is None else self.encode(like)[0]
+            draw = partial(levels.sample_latents, like=latents, keep=keep) if levels else self.sample_latents
             films = []
             with tqdm(total=n, desc="drawing", unit="film", disable=None if progress else True, leave=False) as bar:
                 for size in [_AT_A_TIME] * (n // _AT_A_TIME) + [n % _AT_A_TIME] * (n % _AT_A_TIME > 0):
-                    films.append(self.decode(self.sample_latents(size, generator, latents, keep)).clamp(0, 1))
+                    films.append(self.decode(draw(size, generator)).clamp(0, 1))
                     bar.update(size)
             return torch.cat(films)
-        if like is not None:
-            raise InputError("films can only be drawn like another one from a network of several levels")
         z = self.sample_latents(n, generator)
         if distribution == "fitted":
             z = self._fitted(z)
@@ -201,9 +235,31 @@ class RadiographVAE(AnyVAE):
         return self.latent_mean + noise @ (vectors * eigenvalues.clamp(min=0).sqrt()).to(noise).T
 
 
+def _of_preset(preset: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A preset's network with arguments in place of the preset's, and how settings describe it."""
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise InputError(f"unknown preset {shortened(preset)}; there are {', '.join(PRESETS)}")
+    network, defaults = PRESETS[preset]
+    both = defaults | dict(arguments)
+    _check_arguments(preset, both)
+    try:
+        return network(**both), {"preset": preset, **both}
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _description(network: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """How settings describe a network of one's own: as much of it as tells when weights are another's."""
+    if asked := [name for name, value in arguments.items() if value is not None]:
+        raise InputError(f"{', '.join(asked)} cannot be given together with a network of one's own")
+    check_network(network)
+    shape = {"image_size": network.image_size, "latent_shape": network.latent_shape}
+    return {"class": type(network).__qualname__, **shape}
+
+
 def _check_arguments(preset: str, arguments: Mapping[str, Any]) -> None:
     """Refuse what a network's arguments cannot be: they are whole numbers and short lists of them."""
-    types = get_type_hints(network_of(preset).__init__)
+    types = get_type_hints(PRESETS[preset].network.__init__)
     for name, value in arguments.items():
         if name not in types:
             raise InputError(f"a network of preset {preset} has no {shortened(name)}")
@@ -222,13 +278,11 @@ def _check_arguments(preset: str, arguments: Mapping[str, Any]) -> None:
 def _add_scorer(model: RadiographVAE, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Make room for a state dict's scorer, whose size is that of the films that it was fitted on."""
     start = f"{prefix}scorer."
-    own = {name.removeprefix(start): state.pop(name) for name in list(state) if name.startswith(start)}
+    own = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
     try:
-        own = Scorer.of_today(own)
         scorer = Scorer.shaped_like(own).to(model.sigma.device).train(model.training) if own else None
     except (KeyError, TypeError) as error:  # a name is missing, or what stands there has no length
         raise InputError("the scorer of these weights is damaged") from error
-    state.update({start + name: value for name, value in own.items()})
     if scorer is None or model.scorer is None or _shapes(scorer) != _shapes(model.scorer):
         model.scorer = scorer  # one that fits stays: an optimiser may hold its parameters
 
@@ -243,46 +297,37 @@ def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in module.state_dict().items()}
 
 
-class VectorRadiographVAE(RadiographVAE, VAE):
-    """:class:`RadiographVAE` with a vector of latents."""
-
-
-class SpatialRadiographVAE(RadiographVAE, SpatialVAE):
-    """:class:`RadiographVAE` with a grid of latents."""
-
-
-class HierarchicalRadiographVAE(RadiographVAE, HierarchicalVAE):
-    """:class:`RadiographVAE` of three levels with learned priors."""
-
-
-_CLASSES: dict[type[AnyVAE], type[RadiographVAE]] = {
-    VAE: VectorRadiographVAE,
-    SpatialVAE: SpatialRadiographVAE,
-    HierarchicalVAE: HierarchicalRadiographVAE,
-}
-
-
-def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
+def load_model(path: str | os.PathLike | None = None, network: nn.Module | None = None) -> RadiographVAE:
     """Open a weights file as a network for use: in evaluation mode, its parameters without gradients.
 
     What it makes is then ready for NumPy. To train on, use :func:`create_model`.
 
     Args:
         path: a file, the name of a shipped weights file, or None for the shipped default.
+        network: the module that takes up the weights, where they are of no preset but of a network of one's own.
 
     Raises:
         InputError: no such file, or not a weights file of this package.
     """
     file = weights_file(path)
     state = _read_state(file)
-    settings = _decode_settings(state["_extra_state"])
-    arguments = settings["network"] | settings["preprocessing"]
     try:
-        # First on a device without memory, where any size fits: settings may ask for more than the file holds.
-        with torch.device("meta"):
-            rehearsal = RadiographVAE(**arguments)
-            rehearsal.load_state_dict({n: v if n == "_extra_state" else v.to("meta") for n, v in state.items()})
-        model = RadiographVAE(**arguments)
+        settings = _decode_settings(state["_extra_state"])
+        fit = settings["preprocessing"]
+        if "preset" in settings["network"]:
+            if network is not None:
+                raise InputError(f"these are weights of preset {shortened(settings['network']['preset'])}")
+            # First on a device without memory, where any size fits: settings may ask for more than the file holds.
+            with torch.device("meta"):
+                rehearsal = RadiographVAE(**settings["network"] | fit)
+            model = None
+        elif network is None:
+            raise InputError("these are weights of a network of one's own, which must be given too")
+        else:
+            model = RadiographVAE(**fit | {"network": network})
+            rehearsal = copy.deepcopy(model).to("meta")
+        rehearsal.load_state_dict({n: v if n == "_extra_state" else v.to("meta") for n, v in state.items()})
+        model = model or RadiographVAE(**settings["network"] | fit)
         model.load_state_dict(state)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
@@ -294,7 +339,11 @@ def load_model(path: str | os.PathLike | None = None) -> RadiographVAE:
 
 
 def create_model(
-    weights: str | os.PathLike | None = None, preset: str | None = None, fit: str | None = None, **network: Any
+    weights: str | os.PathLike | None = None,
+    preset: str | None = None,
+    fit: str | None = None,
+    network: nn.Module | None = None,
+    **arguments: Any,
 ) -> RadiographVAE:
     """A new network, or the one of a weights file to go on from (fine-tuning).
 
@@ -303,24 +352,26 @@ def create_model(
             hierarchical network is asked for, that of its codes is taken from weights of a vector preset, and stays.
         preset: see :class:`RadiographVAE`; None for its default, or for what the weights file has.
         fit: likewise.
-        **network: likewise.
+        network: likewise, and see :func:`load_model`.
+        **arguments: likewise.
 
     Raises:
         InputError: an argument that contradicts the weights file.
     """
     if weights is None:
-        return RadiographVAE(preset or "vector", fit or "stretch", **network)
-    model = load_model(weights).requires_grad_(True)
-    if preset in PRESETS and network_of(preset) is HierarchicalVAE and isinstance(model, VAE):
-        whole: Any = RadiographVAE(preset, fit or model.fit, **network)
+        return RadiographVAE(preset, fit or "stretch", network, **arguments)
+    model = load_model(weights, network).requires_grad_(True)
+    if preset in PRESETS and PRESETS[preset].network is HierarchicalVAE and isinstance(model.network, VAE):
+        whole = RadiographVAE(preset, fit or model.fit, **arguments)
+        codes = cast(HierarchicalVAE, whole.network).codes
         try:
-            whole.codes.load_state_dict({n: v for n, v in model.state_dict().items() if n in whole.codes.state_dict()})
+            codes.load_state_dict(model.network.state_dict())
         except RuntimeError as error:
             raise InputError(f"the codes of preset {preset} have another size than those of {weights}") from error
-        whole.codes.requires_grad_(False)
+        codes.requires_grad_(False)
         return whole
     own = model.settings["network"] | model.settings["preprocessing"]
-    for name, value in {"preset": preset, "fit": fit, **network}.items():
+    for name, value in {"preset": preset, "fit": fit, **arguments}.items():
         if value is not None and json.loads(json.dumps(value)) != own.get(name):
             raise InputError(f"{name} {value} contradicts the weights file, which has {own.get(name)}")
     if model.scorer is not None:
@@ -411,7 +462,7 @@ def _decode_settings(state: Any) -> dict[str, Any]:
         if state.dtype != torch.uint8 or state.numel() > MAX_SETTINGS_BYTES:
             raise ValueError("not the bytes of a short text")
         settings = json.loads(bytes(state.cpu().numpy().tobytes()))
-        version, _ = settings["version"], (settings["network"]["preset"], settings["preprocessing"]["fit"])
+        version, _ = settings["version"], (settings["network"].items(), settings["preprocessing"]["fit"])
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError("the weights file's settings are damaged") from error
     if version != FORMAT_VERSION:

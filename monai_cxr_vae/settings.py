@@ -101,13 +101,22 @@ def _one_of(*values: Any, several: int | None = None) -> Kind:
 
 
 SETTINGS: dict[str, Setting] = {
-    "dataset_dir": Setting(PATH, "Folder of films. Unless given, phantom films, made on first use."),
-    "val_dataset_dir": Setting(PATH, "Folder of validation films. Unless given, some of `dataset_dir`.", optional=True),
+    "dataset_dir": Setting(
+        PATH,
+        "Folder of films; for training and evaluation also a list (csv, json, txt). Unless given, phantom films, made "
+        "on first use.",
+    ),
+    "val_dataset_dir": Setting(
+        PATH, "Folder or list of validation films. Unless given, some of `dataset_dir`.", optional=True
+    ),
     "val_fraction": Setting(SHARE, "Share of the patients that validate where no folder is given."),
     "train_dataset_dir": Setting(
         PATH, "Training films, to fit the baselines on. Unless given, the evaluated ones, which flatters them.", True
     ),
     "output_dir": Setting(PATH, "Where results go. A training unless told otherwise makes a folder below `./output`."),
+    "run_name": Setting(
+        NAME, "Name of a run, as MONAI's federated client gives it; unless told otherwise, its folder's."
+    ),
     "cache_dir": Setting(PATH, "Where decoded films are kept. Unless given, `~/.cache/monai_cxr_vae`.", optional=True),
     "weights": Setting(
         PATH, "Weights file, or name of shipped weights, to use, or in a training to go on from.", optional=True

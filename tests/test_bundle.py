@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import monai.bundle
 import pytest
 import torch
 from monai.bundle import ckpt_export, create_workflow, verify_net_in_out
 
 from monai_cxr_vae import load_model
 from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.settings import input_error
 
 CONFIGS = Path(bundle_root()) / "configs"
 REQUIRED = [  # of the schema of 2024-07-25
@@ -31,7 +33,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("overlay", [None, "evaluate.json", "multi_gpu_train.json"])
+@pytest.mark.parametrize("overlay", [None, "evaluate.json", "federated.json", "multi_gpu_train.json"])
 def test_training_configs_have_every_property(overlay: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)  # what torchrun sets
@@ -84,6 +86,31 @@ def test_export_scripts_the_network_and_keeps_its_output(tmp_path: Path):
     model = load_model()
     x = torch.rand(2, 1, model.image_size, model.image_size)
     torch.testing.assert_close(torch.jit.load(str(exported))(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["model", "compact", "vector128", "spatial", "spatial4096"])
+@pytest.mark.parametrize("workflow_type", ["train", "inference"])
+def test_monai_loads_every_shipped_file_whole(name: str, workflow_type: str):
+    root = Path(bundle_root())
+    loaded = monai.bundle.load(
+        root.name,
+        bundle_dir=root.parent,
+        model_file=f"models/{name}.pt",
+        workflow_type=workflow_type,
+        device="cpu",
+    )
+    model = load_model(name)
+    assert loaded.settings == model.settings
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0, equal_nan=True)
+    assert (loaded.scorer is None) == (model.scorer is None)
+
+
+def test_monai_does_not_load_a_file_into_a_network_of_another_shape():
+    root = Path(bundle_root())
+    arguments = {"model_file": "models/compact.pt", "device": "cpu", "net_override": {"latent_size": 64}}
+    with pytest.raises(RuntimeError) as error:
+        monai.bundle.load(root.name, bundle_dir=root.parent, **arguments)
+    assert str(input_error(error.value)) == "latent_size 64 contradicts the weights file, which has 16"
 
 
 def run_bundle(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -24,6 +24,7 @@ from PIL import Image
 from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.cli import main
 from monai_cxr_vae.data.phantom import write_phantoms
+from monai_cxr_vae.data.pictures import BAND
 from monai_cxr_vae.model import RadiographVAE, save_model
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films, fit_scorer
@@ -164,8 +165,13 @@ def test_sample_draws_films_like_another_as_dicom_of_nobody(tmp_path: Path):
     for ds in films:
         assert ds.PatientID.startswith("SYNTHETIC-")
         assert "hantom" not in str(ds)  # the patient of the film that they are like
+        # with a caption below that can be read
+        assert (ds.Rows, ds.Columns) == (256 + round(BAND * 256), 256)
+        assert 0.02 < (ds.pixel_array[258:] > 2048).mean() < 0.5
     # of the same film at a quarter of the size, and drawn apart below that
-    small = [cv2.resize(ds.pixel_array[:64].astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA) for ds in films]
+    small = [
+        cv2.resize(ds.pixel_array[:256].astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA) for ds in films
+    ]
     assert np.abs(small[0] - small[1]).mean() < 0.25 * np.abs(small[0] - small[0].mean()).mean()
     assert not np.array_equal(first.pixel_array, second.pixel_array)
 

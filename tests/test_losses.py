@@ -9,7 +9,14 @@ import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as independent_kl
 
-from monai_cxr_vae.losses import VAELoss, collapse_limit, kl_divergence, mean_squared_error
+from monai_cxr_vae.losses import (
+    VAELoss,
+    collapse_limit,
+    flow_bound_weight,
+    flow_loss,
+    kl_divergence,
+    mean_squared_error,
+)
 
 
 def random_batch(n: int = 4, latents: int = 8) -> tuple[torch.Tensor, ...]:
@@ -52,6 +59,21 @@ def test_mse_is_per_image():
     torch.testing.assert_close(mean_squared_error(reconstruction, image), expected)
 
 
+def test_flow_loss_is_the_squared_error_of_each_film():
+    velocity, target, _, _ = random_batch()
+    expected = torch.stack([torch.nn.functional.mse_loss(v, t) for v, t in zip(velocity, target, strict=True)])
+    torch.testing.assert_close(flow_loss(velocity, target), expected)
+    vectors = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(flow_loss(*vectors), torch.tensor([2.0, 12.5]))
+
+
+def test_flow_bound_weight_is_the_square_root_of_the_signal_to_noise_ratio():
+    """Of ``t * x + (1 - t) * noise``."""
+    time = torch.tensor([0.0, 0.25, 0.5, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(flow_bound_weight(time) ** 2, time**2 / (1 - time) ** 2)
+    assert flow_bound_weight(time)[2] == 1
+
+
 def kl_of_distributions(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     return independent_kl(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).sum(1).mean()
 
@@ -91,6 +113,18 @@ def test_auto_weighs_by_twice_the_mean_square_over_the_values_of_a_film(beta: fl
     )
 
 
+def test_the_warm_up_sets_beta():
+    image, reconstruction, mu, logvar = random_batch()
+    loss, expected = VAELoss(beta=0.25), VAELoss(beta=0.75)
+    loss.set_beta(0.75)
+    assert loss((reconstruction, mu, logvar), image) == expected((reconstruction, mu, logvar), image)
+    assert loss.last_terms()["beta"] == 0.75
+
+
+def test_a_loss_that_saw_no_batch_has_no_terms():
+    assert VAELoss().last_terms() == {}
+
+
 @pytest.mark.parametrize("weight", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("beta", [0.25, 1.0])
 def test_a_fixed_weight_gives_the_formula_as_written(weight: float, beta: float):
@@ -120,8 +154,15 @@ def test_a_weight_that_is_none_is_refused(weight: object):
         VAELoss(weight)  # type: ignore[arg-type]
 
 
-def test_collapse_limit_is_the_largest_eigenvalue_of_the_covariance():
+@pytest.mark.parametrize("films", [2, 50])
+def test_collapse_limit_is_the_largest_eigenvalue_of_the_covariance(films: int):
+    """What all films share, here a bright half, is no variance."""
     torch.manual_seed(0)
-    images = torch.rand(50, 1, 6, 6)
+    images = torch.rand(films, 1, 6, 6)
+    images[..., :3] += 5
     largest = torch.linalg.eigvalsh(torch.cov(images.flatten(1).T))[-1].item()
     assert collapse_limit(images) == pytest.approx(2 * largest / 36, rel=1e-4)
+
+
+def test_one_film_alone_has_no_limit():
+    assert collapse_limit(torch.rand(1, 1, 6, 6)) == 0

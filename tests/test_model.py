@@ -26,7 +26,8 @@ from scipy import stats
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model, save_state, weights_file
-from monai_cxr_vae.networks import Scorer, VectorFlow
+from monai_cxr_vae.networks import VectorFlow
+from monai_cxr_vae.scoring import Scorer
 
 TINY = {"image_size": 16, "latent_size": 4, "channels": (8,), "width": 16}
 
@@ -153,12 +154,12 @@ def refusal(weights: Path) -> str:
     ("settings", "reason"),
     [
         ([], "settings are damaged"),
-        ({"version": 1}, "settings are damaged"),
-        ({"version": 1, "network": {"preset": "vector"}, "preprocessing": None}, "settings are damaged"),
+        ({"version": 2}, "settings are damaged"),
+        ({"version": 2, "network": {"preset": "vector"}, "preprocessing": None}, "settings are damaged"),
         ("[" * 200_000 + "]" * 200_000, "settings are damaged"),
         ('{"version": ' + "9" * 5000 + "}", "settings are damaged"),
         (" " * 2**21, "settings are damaged"),
-        ({"version": 2, "network": {"preset": "vector"}, "preprocessing": {"fit": "stretch"}}, "of version 2; this"),
+        ({"version": 1, "network": {"preset": "vector"}, "preprocessing": {"fit": "stretch"}}, "of version 1; this"),
     ],
     ids=["list", "nothing else", "null", "nested", "number of 5000 digits", "two megabytes", "version"],
 )
@@ -286,9 +287,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         _rewritten(lambda state: state | {"sigma": torch.zeros((), device="meta")}),
         "holds other things than the tensors",
     ),
-    "one missing": (_rewritten(lambda state: _without(state, "mu_head.bias")), "does not hold the weights of the"),
+    "one missing": (_rewritten(lambda state: _without(state, "network.mu_head.bias")), "does not hold the weights"),
     "one too many": (_rewritten(lambda state: state | {"more": torch.zeros(1)}), "does not hold the weights of the"),
-    "other shape": (_rewritten(lambda state: state | {"mu_head.bias": torch.zeros(5)}), "does not hold the weights of"),
+    "other shape": (_rewritten(lambda state: state | {"network.mu_head.bias": torch.zeros(5)}), "does not hold the"),
     "scorer in part": (_rewritten(lambda state: state | {"scorer.centre": torch.zeros(5)}), "the scorer of these"),
     "scorer without axes": (
         _rewritten(lambda state: state | {"scorer.variance": torch.zeros(())}),

@@ -31,7 +31,14 @@ from monai_cxr_vae.settings import (
 from monai_cxr_vae.transforms import FITS
 
 CONFIGS = Path(bundle_root()) / "configs"
-OVERLAYS = [["train"], ["train", "critic"], ["train", "prior"], ["train", "evaluate"], ["inference"]]
+OVERLAYS = [
+    ["train"],
+    ["train", "critic"],
+    ["train", "prior"],
+    ["train", "evaluate"],
+    ["train", "federated"],
+    ["inference"],
+]
 
 
 def files(*names: str) -> list[str]:
@@ -40,7 +47,7 @@ def files(*names: str) -> list[str]:
 
 def test_every_plain_value_of_the_configs_is_in_the_table():
     configs = [file for file in CONFIGS.glob("*.json") if file.name != "metadata.json"]
-    assert len(configs) == 6
+    assert len(configs) == 7
     for file in configs:
         for name, value in json.loads(file.read_text()).items():
             if "#" not in name and is_plain(value):
@@ -63,7 +70,7 @@ def test_shipped_configs_pass_their_own_check(names: list[str]):
 def test_what_code_allows_the_table_allows():
     assert all(SETTINGS["fit"].kind.check(fit) for fit in FITS)
     assert SETTINGS["objects"].kind.allows(OBJECTS)
-    arguments = {name for preset in PRESETS.values() for name in preset}
+    arguments = {name for preset in PRESETS.values() for name in preset.arguments}
     assert arguments <= set(settings_of(files("train")))
 
 
@@ -94,7 +101,7 @@ def on_command_line(config: str, settings: dict[str, Any], monkeypatch: pytest.M
     from fire import Fire
 
     settings = {"config_file": files(config)[0], "logging_file": False, "finalize": []} | settings
-    words = [f"--{name}={value}" for name, value in settings.items()]
+    words = [f"--{name}={value}" for name, value in settings.items() if name != "config_file" or value]
     monkeypatch.setattr(sys, "argv", [bundle_main, "run", *words])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     try:
@@ -144,6 +151,25 @@ def test_a_setting_of_another_config_is_refused_on_the_command_line(monkeypatch:
     answer = on_command_line("inference", {"max_epochs": 3, "run": ["$None"]}, monkeypatch)
     assert answer is not None
     assert answer.startswith("unknown setting --max_epochs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        ({"max_epochs": 3, "train#trainer#max_epochs": 1, "optimizer#betas": [0.8, 0.9]}, None),
+        ({"max_epoch": 3}, "unknown setting --max_epoch; nearest is --max_epochs"),
+        ({"optimizer#betas": [0.8, 0.9], "batch_size": 0}, "--batch_size must be a whole number above 0, not 0"),
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_an_args_file_may_name_the_config_and_nested_ids(
+    settings: dict[str, Any], answer: str | None, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = settings | {"config_file": files("train")[0], "run": ["$None"]}
+    ConfigParser.export_config_file(arguments, f"args.{form}", fmt=form)
+    words = {"config_file": None, "args_file": f"args.{form}"}
+    assert on_command_line("train", words, monkeypatch) == answer
 
 
 @pytest.mark.parametrize(

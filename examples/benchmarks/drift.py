@@ -19,8 +19,8 @@ from torch import Tensor
 from monai_cxr_vae.data import datalist
 from monai_cxr_vae.evaluation.drift import MEASURES, compare
 from monai_cxr_vae.model import RadiographVAE, load_model
-from monai_cxr_vae.networks.scorer import DETAIL
 from monai_cxr_vae.scoring import detail_films, score
+from monai_cxr_vae.scoring.scorer import DETAIL
 
 CALIBRATION, BLOCK, RATE = 250, 100, 0.01
 

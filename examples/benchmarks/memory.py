@@ -37,6 +37,7 @@ def made(folder: Path, count: int) -> FilmDataset:
             store.write((film.clip(0, 1) * 65535).astype("<u2").tobytes())
     dataset = FilmDataset.__new__(FilmDataset)
     dataset.data, dataset.digests = [{"image": str(i)} for i in range(count)], [str(i) for i in range(count)]
+    dataset.labelled = False
     dataset.records = np.zeros(count, dtype=[("record", np.int64), ("box", np.int64, 4)])
     dataset.records["record"], dataset.records["box"] = np.arange(count), (0, 4, SIZE, SIZE - 8)
     dataset.films = np.memmap(file, dtype="<u2", mode="r", shape=(count, SIZE, SIZE))
@@ -45,7 +46,7 @@ def made(folder: Path, count: int) -> FilmDataset:
 
 def start(model: RadiographVAE, films: FilmDataset, _: Path) -> None:
     """Principal components."""
-    model.initialize_linear(films.view("image"))
+    model.network.initialize_linear(films.view("image"))
 
 
 def end(model: RadiographVAE, films: FilmDataset, _: Path) -> None:
@@ -72,7 +73,7 @@ def peak(step: str, count: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         films = made(Path(name), count)
         model = RadiographVAE("compact").eval().requires_grad_(False)
-        model.initialize_linear(films.images(100).clone())
+        model.network.initialize_linear(films.images(100).clone())
         held, over = [anonymous()], threading.Event()
 
         def watch() -> None:

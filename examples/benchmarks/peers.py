@@ -31,7 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from monai_cxr_vae.data import phantom_folder
 from monai_cxr_vae.losses import VAELoss, kl_divergence, mean_squared_error
 from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
-from monai_cxr_vae.model import VectorRadiographVAE
+from monai_cxr_vae.networks import VAE
 from monai_cxr_vae.training import Augmentation, parameter_groups
 
 SIZE, LATENTS, LEARNING_RATE = 64, 128, 1e-3
@@ -51,8 +51,8 @@ class ThreeOutputs:
         return self.decode(mu), mu, logvar
 
 
-class Ours(ThreeOutputs, VectorRadiographVAE):
-    """The vector preset."""
+class Ours(ThreeOutputs, VAE):
+    """The network of the vector preset."""
 
 
 class Vector(VarAutoEncoder):
@@ -157,7 +157,7 @@ def contestants(size: int = SIZE, latents: int = LATENTS) -> list[Contestant]:
         return mean_squared_error(output[0], image).mean()
 
     return [
-        Contestant("ours", lambda: Ours(image_size=size, latent_size=latents), VAELoss(), True, limit=None),
+        Contestant("ours", lambda: Ours(size, latents), VAELoss(), True, limit=None),
         Contestant("VarAutoEncoder, tutorial loss", vector, tutorial_loss, limit=2.0),
         Contestant("VarAutoEncoder, MSE + KL", vector, plain_loss),
         Contestant("VarAutoEncoder, our recipe", vector, VAELoss(), True),

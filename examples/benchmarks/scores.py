@@ -31,15 +31,15 @@ from monai_cxr_vae.data.phantom import FINDINGS as PHANTOM_FINDINGS
 from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.evaluation.baselines import pca
 from monai_cxr_vae.model import load_model
-from monai_cxr_vae.networks.features import texture
-from monai_cxr_vae.networks.scorer import DETAIL
+from monai_cxr_vae.scores import SCORES
 from monai_cxr_vae.scoring import detail_films
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
+from monai_cxr_vae.scoring.features import texture
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
 from monai_cxr_vae.scoring.score import examine, fitted, p_value
+from monai_cxr_vae.scoring.scorer import DETAIL
 
 RESAMPLES = 2000
-SCORES = ("quality", "anomaly")
 
 
 class Measured:
@@ -55,9 +55,8 @@ class Measured:
                 rows.append(scorer.standardised(look))
                 maps.append(scorer.heat(look))
         table, self.heat = torch.cat(rows), torch.cat(maps)[:, 0].numpy()
-        quality, anomaly = scorer.scores(table)
-        self.values = dict(zip(scorer.aspects, table.T, strict=True)) | {"quality": quality, "anomaly": anomaly}
-        self.p = {name: p_value(self.values[name], getattr(scorer, f"{name}_calibration")) for name in SCORES}
+        self.values = dict(zip(scorer.aspects, table.T, strict=True)) | scorer.scores(table)
+        self.p = {name: p_value(self.values[name], scorer.calibration(name)) for name in SCORES}
 
     def alarms(self) -> str:
         """Share of the films with p < 0.05, quality and anomaly, as two cells of a table."""
@@ -143,7 +142,7 @@ def groups_of(rows: list[dict[str, str]]) -> dict[str, list[bool]]:
 
 def report_patients(model, normal: Tensor, abnormal: Tensor, told: list[dict[str, str]], train: Tensor) -> None:
     ours, others = Measured(model, normal), Measured(model, abnormal)
-    n_calibration = len(fitted(model).quality_calibration)
+    n_calibration = fitted(model).films
     # Of n calibration films the k-th largest score is the first with p below 5%.
     k = int(np.ceil(0.05 * (n_calibration + 1))) - 1
     low, high = betabinom.ppf((0.005, 0.995), len(normal), k, n_calibration + 1 - k)

@@ -17,8 +17,8 @@ from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.data.pictures import overlay
 from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks.scorer import DETAIL
 from monai_cxr_vae.scoring import score
+from monai_cxr_vae.scoring.scorer import DETAIL
 from monai_cxr_vae.transforms import fit_to_square
 
 HERE = Path(__file__).parent

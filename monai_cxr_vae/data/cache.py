@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Literal
@@ -44,12 +45,13 @@ class FilmDataset(Dataset):
 
     ``dataset[i]`` and ``dataset.__getitems__([i, j, ...])`` (the whole batch at once, as PyTorch's loader asks when the
     method exists) give plain tensors: ``image`` float32 ``(1, S, S)`` in [0, 1], and ``mask`` bool, same shape, true
-    where the film is and false on padding.
+    where the film is and false on padding. Where the data have a ``label``, so has the batch: a tensor of whole numbers
+    or of float32, ``(N,)`` or ``(N, labels)``, or a list of texts.
 
     ``digests`` holds the SHA-256 of each file.
 
     Args:
-        data: ``[{"image": path}, ...]``.
+        data: ``[{"image": path}, ...]``, all with a ``label`` or none.
         transform: from such a dictionary to an ``image`` of ``(1, S, S)`` whose meta has ``geometry``.
         cache_dir: folder of the store; None for the user's cache folder.
         unreadable: file that lists the films which cannot be read, see :func:`report_unreadable`; None for none.
@@ -63,7 +65,7 @@ class FilmDataset(Dataset):
 
     def __init__(
         self,
-        data: Sequence[dict[str, str]],
+        data: Sequence[dict[str, Any]],
         transform: Callable[[dict[str, str]], dict[str, Any]],
         cache_dir: str | os.PathLike | None = None,
         unreadable: str | os.PathLike | None = None,
@@ -82,6 +84,7 @@ class FilmDataset(Dataset):
             records, failures = store.records([item["image"] for item, _ in known], [digest for _, digest in known])
         reasons = [failures.get(d) if isinstance(d, str) else explain(d)[1] for _, d in seen]
         self.data = [item for item, reason in zip(data, reasons, strict=True) if reason is None]
+        self.labelled = all("label" in item for item in self.data)
         self.digests = [digest for _, digest in known if digest not in failures]
         self.records = records
         report_unreadable(
@@ -95,12 +98,16 @@ class FilmDataset(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         rows = self.records[np.asarray(indices)]
-        return {"image": self._images(rows), "mask": self._masks(rows)}
+        batch: dict[str, Any] = {"image": self._images(rows), "mask": self._masks(rows)}
+        if self.labelled:
+            labels = [self.data[i]["label"] for i in indices]
+            batch["label"] = torch.tensor(labels) if isinstance(labels[0], Real | list) else labels
+        return batch
 
     def view(self, name: Literal["image", "mask"]) -> FilmView:
         """All films, or their masks, to be sliced like a tensor ``(N, 1, S, S)``: only what is sliced is read."""

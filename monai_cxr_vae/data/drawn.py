@@ -10,9 +10,13 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from monai_cxr_vae.data.writers import provenance_of
+from monai_cxr_vae.data.pictures import captioned
+from monai_cxr_vae.data.writers import MARKED_SIZE, provenance_of
 from monai_cxr_vae.dicom.synthetic import synthetic_film
 from monai_cxr_vae.files import write_whole
+from monai_cxr_vae.transforms import resize
+
+CAPTION = ("AI-GENERATED, NO PATIENT", "NOT FOR DIAGNOSIS")
 
 
 def write_drawn(
@@ -23,7 +27,8 @@ def write_drawn(
     Args:
         films: ``(N, 1, S, S)`` in [0, 1].
         output: folder, made when missing.
-        kind: of the files; for DICOM see :func:`monai_cxr_vae.dicom.synthetic.synthetic_film`.
+        kind: of the files. For DICOM see :func:`monai_cxr_vae.dicom.synthetic.synthetic_film`; such films have a
+            caption below them, and at least 256 pixels along a side, or it could not be read.
         weights: the file that they were drawn with, which the DICOM objects name by its SHA-256.
 
     Returns:
@@ -38,7 +43,8 @@ def write_drawn(
     for i, film in enumerate(films[:, 0].numpy()):
         file = output / f"sample_{i:04d}.{'dcm' if kind == 'dicom' else 'png'}"
         if kind == "dicom":
-            data = synthetic_film(film, provenance)
+            side = max(MARKED_SIZE, *film.shape)
+            data = synthetic_film(captioned(resize(film.clip(0, 1), side, side), *CAPTION), provenance)
         else:
             data = cv2.imencode(".png", (film * 65535 + 0.5).astype(np.uint16))[1].tobytes()
         write_whole(file, data)

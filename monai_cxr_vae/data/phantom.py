@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from monai_cxr_vae.data.thorax import SIDE_MM, Canvas, Thorax
+from monai_cxr_vae.dicom.synthetic import SYNTHETIC_DATA
 from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.paths import cache_folder
 from monai_cxr_vae.progress import progress
@@ -162,8 +163,9 @@ def _dataset(phantom: Phantom, seed: int, index: int) -> FileDataset:
     meta.ImplementationClassUID = _uid("implementation")
     ds = FileDataset("", {}, file_meta=meta, preamble=bytes(128), is_implicit_VR=False)
     ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.add_new(SYNTHETIC_DATA, "CS", "YES")
     ds.SOPClassUID, ds.SOPInstanceUID = _DX_FOR_PRESENTATION, meta.MediaStorageSOPInstanceUID
-    ds.PatientName, ds.PatientID = f"Phantom^{index:04d}", f"PHANTOM-{index:04d}"
+    ds.PatientName, ds.PatientID = f"Phantom^{index:04d}", f"PHANTOM-{seed}-{index:04d}"
     ds.PatientBirthDate, ds.PatientSex = "", "O"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = _uid("study", seed, index), _uid("series", seed, index)
     ds.StudyDate = ds.SeriesDate = ds.ContentDate = ds.AcquisitionDate = "20200101"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 SIDE_MM = 394.0  # side of a square film; other shapes keep the area (a 5:6 film is 360 x 432 mm, the usual cassette)
 WATER = 0.0185  # attenuation of soft tissue per mm at chest tube voltages; bone below is given as what it adds to it
@@ -38,19 +39,19 @@ class Canvas:
         """Where in mm a place of the film lies, given from -1 (left, top edge) to 1."""
         return self.centre + np.linalg.inv(self.matrix) @ (np.array([across, down]) * self.shape[::-1] / 2)
 
-    def points(self, mm) -> np.ndarray:
+    def points(self, mm: ArrayLike) -> np.ndarray:
         """Fixed-point pixel positions (4 fractional bits) of (..., 2) positions in mm."""
         return np.rint((np.asarray(mm) @ self.matrix.T + self.offset) * 16).astype(np.int32)
 
     def empty(self) -> np.ndarray:
         return np.zeros(self.shape, np.uint8)
 
-    def fill(self, mm, value: float = 1.0, into: np.ndarray | None = None) -> np.ndarray:
+    def fill(self, mm: ArrayLike, value: float = 1.0, into: np.ndarray | None = None) -> np.ndarray:
         into = self.empty() if into is None else into
         cv2.fillPoly(into, [self.points(mm)], round(255 * value), cv2.LINE_AA, 4)
         return into
 
-    def lines(self, curves, width: float, value: float, into: np.ndarray) -> None:
+    def lines(self, curves: ArrayLike, width: float, value: float, into: np.ndarray) -> None:
         """Strokes of ``width`` mm; one thinner than a pixel is drawn a pixel wide and fainter."""
         pixels = width * self.scale
         grey, thickness = round(255 * value * min(pixels, 1)), max(1, round(pixels))
@@ -64,38 +65,44 @@ class Canvas:
         small = cv2.resize(image, (self.shape[1] // 8, self.shape[0] // 8), interpolation=cv2.INTER_AREA)
         return cv2.resize(cv2.GaussianBlur(small, (0, 0), mm * self.scale / 8), self.shape[::-1])
 
-    def solid(self, mm, depth: float, edge: float) -> np.ndarray:
+    def solid(self, mm: ArrayLike, depth: float, edge: float) -> np.ndarray:
         """Thickness in mm of a body with this outline that rounds off over the last ``edge`` mm."""
         distance = cv2.distanceTransform((self.fill(mm) > 127).view(np.uint8), cv2.DIST_L2, 5) / self.scale
         return depth * _chord(1 - distance / edge)
 
-    def ellipsoid(self, centre, radii, depth: float, angle: float = 0.0) -> np.ndarray:
+    def ellipsoid(
+        self,
+        centre: Sequence[float] | np.ndarray,
+        radii: Sequence[float] | np.ndarray,
+        depth: float,
+        angle: float = 0.0,
+    ) -> np.ndarray:
         x, y = self.x - np.float32(centre[0]), self.y - np.float32(centre[1])
         c, s = np.array([np.cos(angle), np.sin(angle)], np.float32)
         u, v = (x * c + y * s) / np.float32(radii[0]), (y * c - x * s) / np.float32(radii[1])
         return np.float32(depth) * np.sqrt(np.maximum(1 - u * u - v * v, 0))
 
 
-def _chord(u):
+def _chord(u: np.ndarray) -> np.ndarray:
     """Height of the unit circle over ``u``, 1 left of its centre and 0 right of its edge."""
     return np.sqrt(1 - np.clip(u, 0, 1) ** 2)
 
 
-def _smooth(points, rounds: int = 3) -> np.ndarray:
+def _smooth(outline: ArrayLike, rounds: int = 3) -> np.ndarray:
     """A closed outline with its corners cut (Chaikin)."""
-    points = np.asarray(points, float)
+    points = np.asarray(outline, float)
     for _ in range(rounds):
         after = np.roll(points, -1, 0)
         points = np.stack([0.75 * points + 0.25 * after, 0.25 * points + 0.75 * after], 1).reshape(-1, 2)
     return points
 
 
-def _mirror(points) -> list:
+def _mirror(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The outline of a body given by its right half from top to bottom."""
     return [*points, *[(-x, y) for x, y in points[::-1]]]
 
 
-def _band(curve: np.ndarray, half) -> np.ndarray:
+def _band(curve: np.ndarray, half: float | np.ndarray) -> np.ndarray:
     """The outlines (..., 2 N, 2) of bands of ``half`` width (mm) around curves (..., N, 2)."""
     along = np.gradient(curve, axis=-2)
     normal = np.stack([-along[..., 1], along[..., 0]], -1) / np.linalg.norm(along, axis=-1, keepdims=True)
@@ -119,7 +126,7 @@ class Thorax:
         self.thick = u(185, 250)
         self.fat = u(8, 34)
 
-    def lateral(self, y):
+    def lateral(self, y: float | np.ndarray) -> np.ndarray:
         """x of the rib cage's inside at height y."""
         t = np.clip((y - self.apex) / ((self.domes[-1] - self.apex) * 0.95), 0, 1)
         return self.width * np.sqrt(1 - (1 - t) * (1 - t) * (1 - t))
@@ -150,7 +157,7 @@ class Thorax:
                 soft += canvas.ellipsoid(centre, (r, r * u(0.9, 1.15)), r * 0.55)
         return soft
 
-    def lungs(self, canvas: Canvas):
+    def lungs(self, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Depth in mm of aerated lung and of other gas, and the lungs as a weight in [0, 1]."""
         x, y, u = canvas.x, canvas.y, self.rng.uniform
         outside = np.float32(1) * self.lateral(canvas.y)

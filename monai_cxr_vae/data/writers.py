@@ -252,7 +252,7 @@ class _Result:
         heat = self.heat(min(PLACES_SIZE, max(rows, columns)))
         scale = np.array([columns / heat.shape[1], rows / heat.shape[0]])
         found = [region for region in regions(heat) if region.area >= SMALLEST_PLACE * heat.size][:MOST_PLACES]
-        outlines = [(cv2.approxPolyDP(_corners(region), 0.5, True)[:, 0] * scale) for region in found]
+        outlines = [_from_below(cv2.approxPolyDP(_corners(region), 0.5, True)[:, 0]) * scale for region in found]
         return [
             Place(outline, region.peak, _side(outline / (columns, rows), self.meta.get("orientation")))
             for region, outline in zip(found, outlines, strict=True)
@@ -270,6 +270,11 @@ def _corners(region: Region) -> np.ndarray:
     grown = cv2.resize(grown, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     (outline, *_), _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return ((outline + 0.5) / 2 - 1).astype(np.float32)
+
+
+def _from_below(outline: np.ndarray) -> np.ndarray:
+    """The outline ``(n, 2)`` from its lower left on, right of which and below viewers write: beside the place."""
+    return np.roll(outline, -int((outline @ (-1, 1)).argmax()), axis=0)
 
 
 def _side(outline: np.ndarray, orientation: object) -> Literal["left", "right"] | None:

@@ -53,7 +53,7 @@ CAUTION = "Research AI"
 _LONGEST_NAME = 64  # LO, PS3.5 section 6.2
 
 # Type 2 attributes of the Patient, General Study and Secondary Capture series level: empty where the source has none.
-_TYPE_2 = (
+TYPE_2 = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -206,7 +206,7 @@ def derived_object(
     series_uid = uid_from("series", film.study_uid, film.series_uid, film.sop_uid, kind.name, when, *origin)
     number, description = _series_name(source, kind, film)
     together = dict(_common_elements(provenance))
-    for keyword in (*_TYPE_2, *_OPTIONAL):
+    for keyword in (*TYPE_2, *_OPTIONAL):
         together.update(_copied(source, keyword) or {})
     together.update(
         encode_elements(
@@ -235,7 +235,12 @@ def derived_object(
 @lru_cache
 def _common_elements(provenance: Provenance) -> dict[int, bytes]:
     """The elements that are the same in every object of one origin, and the empty ones that a film may fill."""
-    equipment: dict[str, Value] = {
+    return encode_elements({**dict.fromkeys(TYPE_2), **equipment(provenance)})
+
+
+def equipment(provenance: Provenance) -> dict[str, Value]:
+    """What made an object, as its own equipment and as one that has contributed to it."""
+    own: dict[str, Value] = {
         "Manufacturer": MANUFACTURER,
         "ManufacturerModelName": MODEL_NAME,
         "SoftwareVersions": [provenance.version, provenance.model_sha256, provenance.config_sha256[:32]],
@@ -243,13 +248,7 @@ def _common_elements(provenance: Provenance) -> dict[int, bytes]:
     }
     # As IHE's AI Results profile (revision 1.1, 6.5.3.1) names the purpose: a code that waits for one of DICOM's own.
     purpose = code("Newcode1", "Processing Algorithm", "99IHE")
-    return encode_elements(
-        {
-            **dict.fromkeys(_TYPE_2),
-            **equipment,
-            "ContributingEquipmentSequence": [{**equipment, "PurposeOfReferenceCodeSequence": [purpose]}],
-        }
-    )
+    return {**own, "ContributingEquipmentSequence": [{**own, "PurposeOfReferenceCodeSequence": [purpose]}]}
 
 
 def device_uid(provenance: Provenance) -> str:
@@ -262,7 +261,7 @@ def malformed_identity(source: Dataset) -> tuple[str, ...]:
 
     A date or time in an older form that says the same is none of them: it is converted.
     """
-    return tuple(WarningCode.MALFORMED + keyword for keyword in _TYPE_2 if _copied(source, keyword) is None)
+    return tuple(WarningCode.MALFORMED + keyword for keyword in TYPE_2 if _copied(source, keyword) is None)
 
 
 def _copied(source: Dataset, keyword: str) -> dict[int, bytes] | None:

@@ -24,6 +24,7 @@ from monai_cxr_vae.dicom.objects import (
     film_reference,
 )
 from monai_cxr_vae.dicom.uids import uid_from
+from monai_cxr_vae.scores import ASPECTS, SCORES
 
 if TYPE_CHECKING:
     from highdicom.sr import (
@@ -37,25 +38,15 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 SCHEME = "99CXRVAE"  # a private scheme's designator begins with 99 (PS3.16 section 8)
-# What contributed most to a score, in words (LO, at most 64 characters).
-PARTS = {
-    "residual": "the reconstruction misses much of the film",
-    "local": "the reconstruction misses one place",
-    "latent": "the latent values are unusual",
-    "exposure": "the exposure is unusual",
-    "texture": "the sharpness or the noise is unusual",
-    "fault": "the critic saw a fault of the film",
-    "finding": "the critic saw a finding",
-}
-_ABOUT = {
-    "quality": "Quality: how unlike a proper frontal chest film this is.",
-    "anomaly": "Anomaly: how unlike a normal frontal chest film this is.",
-}
 _P = (
     "p is the share of the normal films of the calibration whose score is at least as high: of normal films, about 5 "
     "in 100 have p of 0.05 or less by chance alone. Below 1 / (calibration films + 1), p tells an order and no share. "
-    "Research use, not for diagnosis."
 )
+_PLACE = (
+    "Score and p are those of the whole film, a place has none of its own; the peak of the heat map is this place's. "
+    "Beyond the limit of 0.5 it is higher than anywhere on 9 in 10 of those normal films. "
+)
+_USE = "Research use, not for diagnosis."
 _ALGORITHM_ROWS = (("122405", "DCM", "Algorithm Manufacturer"), ("111000", "DCM", "Algorithm Family"))
 _NORMAL_FILMS = "films called normal that the scores were calibrated with"
 
@@ -66,7 +57,7 @@ class Place:
 
     Attributes:
         outline: ``(n, 2)`` columns and rows in the film's own pixels; 0, 0 is the corner of the first one (PS3.3
-            C.18.6), so its centre is 0.5, 0.5.
+            C.18.6), so its centre is 0.5, 0.5. Viewers write the numbers beside where it begins.
         peak: the heat map's largest value there, in [0, 1], 0.5 being the limit.
         side: the patient's side, if it is known and not the middle.
     """
@@ -88,13 +79,14 @@ def structured_report(
 
     Its measurement groups are regions of the film (TID 1410), without which viewers show nothing: the whole film for
     ``quality``, and each unusual place, else the middle of the film, for ``anomaly``. Each has the film's score, its
-    p-value and its percentile among normal films as numbers, the part of the score that contributed most as a
-    coded evaluation, and a sentence on what p means. Names are coded in the private scheme ``99CXRVAE``.
+    p-value and its percentile among normal films as numbers, a place also the heat map's peak; the part of the score
+    that contributed most as a coded evaluation; and what p means. Names are coded in the private scheme ``99CXRVAE``.
 
     Args:
         source: header of the film, pixels not needed.
         scores: ``quality`` and ``anomaly`` (finite, greater is more unusual), ``quality_p`` and ``anomaly_p``
-            (conformal p-values in (0, 1]), ``quality_part`` and ``anomaly_part`` (a word of :data:`PARTS`).
+            (conformal p-values in (0, 1]), ``quality_part`` and ``anomaly_part`` (words of
+            :data:`monai_cxr_vae.scores.ASPECTS`).
         provenance: goes into the object and its UIDs.
         created: when it is made, see :func:`monai_cxr_vae.dicom.objects.moment`.
         places: what is unusual.
@@ -162,12 +154,16 @@ def _report(
     )
     columns, rows = integer(source, "Columns"), integer(source, "Rows")
     groups: list[tuple[str, str, np.ndarray, Place | None]]
-    groups = [("quality", "Whole film", _box(columns, rows, 0.01), None)]
-    for number, place in enumerate(places, 1):
-        side = f", patient's {place.side}" if place.side else ""
-        groups.append(("anomaly", f"Unusual place {number}{side}", place.outline, place))
-    if not places:
-        groups.append(("anomaly", "No unusual place", _box(columns, rows, 0.15), None))
+    groups = []
+    for name, score in SCORES.items():
+        if not score.of_places:
+            groups.append((name, "Whole film", _box(columns, rows, 0.01, first=6), None))
+            continue
+        for number, place in enumerate(places, 1):
+            side = f", patient's {place.side}" if place.side else ""
+            groups.append((name, f"Unusual place {number}{side}", place.outline, place))
+        if not places:
+            groups.append((name, "No unusual place", _box(columns, rows, 0.15, first=0), None))
     return sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_device_context=sr.ObserverContext(codes.DCM.Device, observer)
@@ -201,7 +197,7 @@ def _group(
     population = sr.MeasurementStatisticalProperties([], _NORMAL_FILMS)
     measurements = [
         _measurement(concept("", f"{question.capitalize()} score of the film"), score, "{score}"),
-        _measurement(concept("_p", f"p-value of the {question} score"), p, "{p}"),
+        _measurement(concept("_p", f"{question.capitalize()} p-value of the film"), p, "{p}"),
         _measurement(
             codes.DCM.PercentileRankingOfMeasurement,
             100 * (1 - p),
@@ -227,13 +223,12 @@ def _group(
         qualitative_evaluations=[
             sr.QualitativeEvaluation(
                 concept("_part", f"What contributed most to the {question} score"),
-                sr.CodedConcept(part, SCHEME, PARTS.get(part, part)),
+                sr.CodedConcept(part, SCHEME, ASPECTS.get(part, part)),
             )
         ],
     )
-    group[0].ContentSequence.append(
-        sr.TextContentItem(codes.DCM.Comment, f"{_ABOUT[question]} {_P}", sr.RelationshipTypeValues.CONTAINS)
-    )
+    about = f"{question.capitalize()}: how {SCORES[question].measures}. {_P}{_PLACE if place else ''}{_USE}"
+    group[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, about, sr.RelationshipTypeValues.CONTAINS))
     return group
 
 
@@ -284,11 +279,15 @@ def _algorithm(provenance: Provenance) -> AlgorithmIdentification:
     return algorithm
 
 
-def _box(columns: int, rows: int, margin: float) -> np.ndarray:
-    """Corners of a film without a share of its sides."""
-    left, top = margin * columns, margin * rows
-    right, bottom = columns - left, rows - top
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+def _box(columns: int, rows: int, margin: float, first: int) -> np.ndarray:
+    """Corners of a film without a share of its sides, and the middles between them, clockwise from the top left.
+
+    OHIF writes the numbers to the right of the first two points and below what is midway between them: on the film and
+    on the screen if these are the left half of the upper side (``first`` is 0) or the lower half of the left one (6).
+    """
+    at = np.array([margin, 0.5, 1 - margin])
+    around = [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+    return np.array([(at[x] * columns, at[y] * rows) for x, y in around[first:] + around[:first]])
 
 
 def _containers(item: Dataset) -> Iterator[Dataset]:

@@ -51,7 +51,7 @@ def radiograph_view(dataset: Dataset) -> tuple[str, tuple[str, ...]]:
         two sources disagree.
     """
     codes = [_by_code(item) for item in items(dataset, "ViewCodeSequence")]
-    positions = [_by_words(value) for value in terms(dataset, "ViewPosition")]
+    positions = [view_of_words(value) for value in terms(dataset, "ViewPosition")]
     votes = [vote for vote in (*positions, *codes, _by_orientation(dataset), _by_side(dataset)) if vote]
     if not votes:
         return "unknown", ()
@@ -61,7 +61,8 @@ def radiograph_view(dataset: Dataset) -> tuple[str, tuple[str, ...]]:
     return view, (WarningCode.VIEW_CONFLICT,) if conflict else ()
 
 
-def _by_words(value: str) -> str | None:
+def view_of_words(value: str) -> str | None:
+    """``'PA'``, ``'AP'``, ``'frontal'`` or ``'lateral'`` by upper-case words as of View Position; None for others."""
     words = " ".join(re.findall("[A-Z]+", value))
     if _NOT_FRONTAL.search(words):
         return "lateral"
@@ -74,7 +75,7 @@ def _by_words(value: str) -> str | None:
 def _by_code(item: Dataset) -> str | None:
     """The code of a view, else the words of its meaning."""
     view = _VIEW_CODES.get("".join(terms(item, "CodeValue")))
-    return view or _by_words(" ".join(terms(item, "CodeMeaning")))
+    return view or view_of_words(" ".join(terms(item, "CodeMeaning")))
 
 
 def _by_side(dataset: Dataset) -> str | None:

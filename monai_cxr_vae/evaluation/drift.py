@@ -15,17 +15,17 @@ from scipy import stats
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.files import file_sha256
 from monai_cxr_vae.inference.manifest import Journal
-from monai_cxr_vae.inference.rows import Row
+from monai_cxr_vae.inference.rows import Row, score_of
 from monai_cxr_vae.model import RadiographVAE, load_model
-from monai_cxr_vae.networks.scorer import TECHNIQUE
+from monai_cxr_vae.scores import SCORES
+from monai_cxr_vae.scoring.scorer import TECHNIQUE
 
-MEASURES = ("quality", "anomaly", *TECHNIQUE)
+MEASURES = (*SCORES, *TECHNIQUE)
 # What headers say of how a film was made; told where it is new, since a calibration does not know headers.
 _HEADERS = ("format", "view", "photometric", "bits_stored", "transfer_syntax", "voi")
-# Of the 18 measures, those of the picture: what a reader can make sense of.
+# Of the measures, those of the picture: what a reader can make sense of.
 _DRAWN = {
-    "quality": "quality",
-    "anomaly": "anomaly",
+    **{name: name for name in SCORES},
     "latent": "distance of the latents",
     "exposure_3": "median intensity",
     "exposure_6": "brightest intensity",
@@ -63,7 +63,7 @@ def drift(
     rows = _scored_rows(output_dir, file_sha256(weights))
     if len(rows) < block:
         raise InputError(f"{len(rows)} scored films do not fill a block of {block}")
-    films = np.array([[row["quality"], row["anomaly"], *row["technique"]] for row in rows])
+    films = np.array([[*(score_of(row, name) for name in SCORES), *row["technique"]] for row in rows])
     blocks, seen = [], set[str]()
     for start in range(0, len(rows) - block + 1, block):
         part = slice(start, start + block)
@@ -96,9 +96,9 @@ def calibration_measures(model: RadiographVAE) -> np.ndarray:
         InputError: the weights have no scores, or the technique of their calibration is not known.
     """
     scorer = model.scorer
-    if scorer is None or not len(scorer.quality_calibration) or not scorer.technique_calibration.isfinite().all():
+    if scorer is None or not scorer.films or not scorer.technique_calibration.isfinite().all():
         raise InputError("these weights do not tell what the films of their calibration are like; calibrate them anew")
-    columns = scorer.quality_calibration, scorer.anomaly_calibration, *scorer.technique_calibration.T
+    columns = *(scorer.calibration(name) for name in SCORES), *scorer.technique_calibration.T
     return np.stack([column.numpy(force=True).astype(float) for column in columns], 1)
 
 
@@ -121,7 +121,9 @@ def draw(
     figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
     numbers = np.arange(len(blocks)) + 1
     alarms = np.array([found["alarm"] for found in blocks])
-    for axis, (name, title) in zip(figure.subplots(2, 3, sharex=True).flat, _DRAWN.items(), strict=True):
+    for axis, (name, title) in zip(
+        figure.subplots(2, -(-len(_DRAWN) // 2), sharex=True).flat, _DRAWN.items(), strict=False
+    ):
         column = MEASURES.index(name)
         low, middle, high = np.quantile(calibration[:, column], (0.1, 0.5, 0.9))
         axis.axhspan(low, high, color="0.88")

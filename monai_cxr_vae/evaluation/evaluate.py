@@ -81,9 +81,9 @@ def evaluate(
     Raises:
         InputError: fewer than two films, of which no spread can be told, or ``metrics_csv`` is no log of a training.
     """
-    if isinstance(model, HierarchicalVAE):
-        return evaluate_levels(model, films, output_dir, seed=seed)
-    n = len(films)
+    network, n = getattr(model, "network", None), len(films)
+    if isinstance(network, HierarchicalVAE):
+        return evaluate_levels(network, films, output_dir, seed=seed)
     if n < 2:
         raise InputError("an evaluation needs at least two films")
     if metrics_csv is not None:

@@ -43,12 +43,12 @@ _CODECS = {
 
 @torch.no_grad()
 def evaluate_levels(
-    model: HierarchicalVAE, films: Films, output_dir: str | os.PathLike, batch_size: int = 16, seed: int = 0
+    network: HierarchicalVAE, films: Films, output_dir: str | os.PathLike, batch_size: int = 16, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure a hierarchical model on films, and write ``evaluation.json``.
+    """Measure a hierarchical network on films, and write ``evaluation.json``.
 
     Args:
-        model: in evaluation mode.
+        network: in evaluation mode.
         films: test films ``(N, 1, S, S)`` float32 in [0, 1], read ``batch_size`` at a time.
         output_dir: made when missing.
         batch_size: films at a time.
@@ -65,17 +65,17 @@ def evaluate_levels(
     """
     if len(films) < 2:
         raise InputError("an evaluation needs at least two films")
-    n, device = len(films), model.lapping.device
+    n, device = len(films), network.lapping.device
     bootstrap, noise = Bootstrap(n, seed=seed), torch.Generator().manual_seed(seed)
     with Progress("evaluating films", n) as seen:
         for start in range(0, n, batch_size):
             x = films[start : start + batch_size]
             measured: dict[str, Tensor] = {}
             for k, name in enumerate(LEVELS, 1):
-                made = model.reconstruct_from(x.to(device), k).cpu()
+                made = network.reconstruct_from(x.to(device), k).cpu()
                 measured |= {f"{name} {metric}": function(made, x) for metric, function in _METRICS.items()}
             grey = (x * GREY_LEVELS).round()  # what codecs are given: 8 bits
-            bits = bits_per_level(model, grey / GREY_LEVELS, noise)
+            bits = bits_per_level(network, grey / GREY_LEVELS, noise)
             measured |= bits
             pixels = [film.numpy() for film in grey[:, 0].byte()]
             for name, encode in _CODECS.items():
@@ -83,7 +83,7 @@ def evaluate_levels(
             bootstrap.add(measured)
             seen.update(len(x))
 
-    sizes = [part[0].numel() for part in model.split(torch.zeros(1, model.latent_size))]
+    sizes = [part[0].numel() for part in network.split(torch.zeros(1, network.latent_size))]
     levels: dict[str, Any] = {}
     for name, values in zip(LEVELS, sizes, strict=True):
         found = {metric: f"{name} {metric}" for metric in _METRICS if f"{name} {metric}" in bootstrap}
@@ -103,7 +103,7 @@ def evaluate_levels(
 
 @torch.no_grad()
 def bits_per_level(
-    model: HierarchicalVAE, films: Tensor, generator: torch.Generator, evaluations: int = 8
+    network: HierarchicalVAE, films: Tensor, generator: torch.Generator, evaluations: int = 8
 ) -> dict[str, Tensor]:
     """Negative evidence lower bound of 8-bit films in bits per pixel, and how it divides over the levels.
 
@@ -113,7 +113,7 @@ def bits_per_level(
     Codes are drawn from their posterior and cost their KL divergence from the prior.
 
     Args:
-        model: in evaluation mode.
+        network: in evaluation mode.
         films: ``(N, 1, S, S)``, 8-bit grey levels divided by 255.
         generator: of all noise.
         evaluations: of a flow for each film, spread evenly over the logarithm of its signal-to-noise ratio. The
@@ -123,23 +123,23 @@ def bits_per_level(
         ``codes``, ``film``, ``details`` and their sum ``bits``, each ``(N,)``; ``film_normal``, ``details_normal`` and
         ``bits_normal`` with the levels' conditional normals in place of the flows.
     """
-    device, pixels = model.lapping.device, model.image_size**2
+    device, pixels = network.lapping.device, network.image_size**2
     noisy = films + (torch.rand(films.shape, generator=generator) - 0.5) / GREY_LEVELS
-    mu, logvar = (part[:, : model.code_size] for part in model.encode(films.to(device)))
-    _, film, details = model.split(model.encode(noisy.to(device))[0])
+    mu, logvar = (part[:, : network.code_size] for part in network.encode(films.to(device)))
+    _, film, details = network.split(network.encode(noisy.to(device))[0])
     epsilon = torch.randn(mu.shape, generator=generator).to(device)
     codes = mu + (0.5 * logvar).exp() * epsilon
     entropy = 0.5 * (math.log(2 * math.pi) + logvar + epsilon.square()).sum(1)  # -log q of this draw
 
-    scale = torch.linalg.diagonal(model.code_flow.root).log().sum()
+    scale = torch.linalg.diagonal(network.code_flow.root).log().sum()
     nats = {
-        "codes": _flow_nats(model.code_flow, model.code_flow.standardize(codes), evaluations, generator)
+        "codes": _flow_nats(network.code_flow, network.code_flow.standardize(codes), evaluations, generator)
         + scale
         - entropy
     }
     for name, level, latents, above in (
-        ("film", model.film, film, model.outline(codes)),
-        ("details", model.details, details, film),
+        ("film", network.film, film, network.outline(codes)),
+        ("details", network.details, details, film),
     ):
         mean, spread = level.normal(above)
         normal = 0.5 * (math.log(2 * math.pi) + spread + (latents - mean).square() / spread.exp())

@@ -61,8 +61,8 @@ def evaluate_samples(
         raise InputError("samples are measured on ten films at least, beside ten others and ten of the training")
     measure = _Measures(films, train_films, n)
     drawn = {f"samples of seed {seed}": model.sample(n, seed, progress=True) for seed in seeds}
-    if isinstance(model, HierarchicalVAE):
-        drawn["given_film"] = _with_details(model, films[:n], seeds[0])
+    if isinstance(model.network, HierarchicalVAE):
+        drawn["given_film"] = _with_details(model.network, films[:n], seeds[0])
         small = load_model().sample(n, seeds[0])
         drawn["enlarged"] = F.interpolate(small, films.shape[-1], mode="bicubic").clamp(0, 1)
     table = {name: measure(samples) for name, samples in drawn.items()}
@@ -291,12 +291,12 @@ def nearest_distance(films: Tensor, train_films: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _with_details(model: HierarchicalVAE, films: Tensor, seed: int) -> Tensor:
+def _with_details(network: HierarchicalVAE, films: Tensor, seed: int) -> Tensor:
     """Each film's small film with details that are drawn."""
     generator, made = torch.Generator().manual_seed(seed), []
     for film in films.split(1):
-        z = model.sample_latents(1, generator, model.encode(film)[0], keep=2)
-        made.append(model.decode(z).clamp(0, 1))
+        z = network.sample_latents(1, generator, network.encode(film)[0], keep=2)
+        made.append(network.decode(z).clamp(0, 1))
     return torch.cat(made)
 
 

@@ -29,7 +29,7 @@ _THUMBNAIL = 64
 @torch.no_grad()
 def embed(
     model: RadiographVAE,
-    data: Sequence[Mapping[str, Any]],
+    data: Sequence[dict[str, Any]],
     output: str | os.PathLike,
     paths: bool = False,
     columns: bool = False,

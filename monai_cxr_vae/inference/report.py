@@ -20,9 +20,9 @@ import pydicom
 from monai_cxr_vae.data.writers import strip_file
 from monai_cxr_vae.dicom.attributes import text
 from monai_cxr_vae.dicom.objects import Provenance
-from monai_cxr_vae.dicom.structured_report import PARTS
 from monai_cxr_vae.files import PRIVATE_FOLDER, write_whole
-from monai_cxr_vae.inference.rows import Row
+from monai_cxr_vae.inference.rows import Row, p_value
+from monai_cxr_vae.scores import ASPECTS, COLUMNS, SCORES
 
 # What a browser opens in a few seconds; the manifest has them all.
 MAX_ROWS = 10_000
@@ -31,7 +31,7 @@ UNUSUAL = 0.05
 _LINKED = {"study": "study_uid", "series": "series_uid", "instance": "sop_uid"}
 _SHOWN = (
     *("index", "status", "reason", "format", "view", "sop_uid", "input_sha256", "duplicate_of", "path", "warnings"),
-    *("quality", "quality_p", "quality_part", "anomaly", "anomaly_p", "anomaly_part"),
+    *COLUMNS,
 )
 
 
@@ -83,10 +83,11 @@ def write_report(
             rows=[_shown(row, output_dir, viewer_url, patients) for row in shown],
             count=count,
             total=count.total(),
-            scored=any("anomaly" in row for row in shown),
-            flagged={q: sum(row.get(f"{q}_p", 2) <= UNUSUAL for row in rows) for q in ("quality", "anomaly")},  # type: ignore[operator]
+            scored=any(name in row for row in shown for name in SCORES),
+            scores=SCORES,
+            flagged={name: sum(p_value(row, name) <= UNUSUAL for row in rows) for name in SCORES},
             unusual=UNUSUAL,
-            parts=PARTS,
+            parts=ASPECTS,
             patients=patients,
             provenance=provenance,
         )
@@ -97,7 +98,7 @@ def write_report(
 
 def _rank(row: Row) -> tuple[bool, bool, float, int]:
     """Failed films first, then by the smaller p-value, then what was skipped."""
-    p = min(row.get("quality_p", 2), row.get("anomaly_p", 2))
+    p = min(p_value(row, name) for name in SCORES)
     return row["status"] != "failed", row["status"] != "done", p, row["index"]
 
 

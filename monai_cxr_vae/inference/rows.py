@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
+from monai_cxr_vae import scores
 from monai_cxr_vae.errors import Changed, Reason, explain
 from monai_cxr_vae.files import Entry, Identity, open_file
 from monai_cxr_vae.pool import Fault
@@ -23,7 +24,10 @@ class Output(TypedDict):
 
 
 class Row(TypedDict, total=False):
-    """What became of one input. The columns from ``replaces`` on stand in a row only when they say something."""
+    """What became of one input. The columns from ``replaces`` on stand in a row only when they say something.
+
+    A film that is scored has :data:`monai_cxr_vae.scores.COLUMNS` too.
+    """
 
     index: int
     status: str | None
@@ -48,16 +52,10 @@ class Row(TypedDict, total=False):
     duplicate_of: int | None
     replaces: list[str]
     path: str
-    quality: float
-    quality_p: float
-    quality_part: str
-    anomaly: float
-    anomaly_p: float
-    anomaly_part: str
     technique: list[float]
 
 
-COLUMNS = tuple(Row.__annotations__)
+COLUMNS = (*(name for name in Row.__annotations__ if name != "technique"), *scores.COLUMNS, "technique")
 OPTIONAL = frozenset(COLUMNS[COLUMNS.index("replaces") :])
 
 
@@ -110,6 +108,16 @@ def lost(fault: Fault, path: str, identity: Identity | None) -> Row:
             return refused(Changed("the file has been replaced"))
         row["input_sha256"] = file.sha256()
     return row
+
+
+def score_of(row: Row, score: str) -> float:
+    """A score of a film that has it."""
+    return cast(dict[str, float], row)[score]
+
+
+def p_value(row: Row, score: str) -> float:
+    """The p-value of a film's score; more than 1 where it has none."""
+    return cast(dict[str, float], row).get(f"{score}_p", 2.0)
 
 
 def summary(rows: Iterable[Row]) -> str:

@@ -1,13 +1,12 @@
-"""Networks of the VAE presets, their blocks, and the scorer that goes with them."""
+"""Networks: those of the presets, their blocks, and what any other must have."""
 
 from __future__ import annotations
 
-from monai_cxr_vae.networks.base import AnyVAE
-from monai_cxr_vae.networks.critic import Critic
+from monai_cxr_vae.networks.base import AnyVAE, VAENetwork, check_network
 from monai_cxr_vae.networks.flow import VectorFlow
 from monai_cxr_vae.networks.hierarchical import HierarchicalVAE
-from monai_cxr_vae.networks.presets import PRESETS, network_of
-from monai_cxr_vae.networks.scorer import Scorer
+from monai_cxr_vae.networks.monai_vae import MonaiVAE
+from monai_cxr_vae.networks.presets import PRESETS, Preset
 from monai_cxr_vae.networks.spatial import SpatialVAE
 from monai_cxr_vae.networks.vae import VAE
 
@@ -15,10 +14,11 @@ __all__ = [
     "PRESETS",
     "VAE",
     "AnyVAE",
-    "Critic",
     "HierarchicalVAE",
-    "Scorer",
+    "MonaiVAE",
+    "Preset",
     "SpatialVAE",
+    "VAENetwork",
     "VectorFlow",
-    "network_of",
+    "check_network",
 ]

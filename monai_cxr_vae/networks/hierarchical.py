@@ -107,15 +107,6 @@ class HierarchicalVAE(AnyVAE):
         lapped = F.pixel_shuffle(F.conv_transpose2d(coefficients, self.cosines), 4)
         return self.lapping.t() @ lapped @ self.lapping
 
-    def forward(self, x: Tensor):
-        """Reconstruction, posterior and prior of a sampled latent when training, else the reconstruction alone."""
-        if torch.jit.is_scripting() or not self.training:
-            return self.reconstruct(x)
-        mu, logvar = self.encode(x)
-        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
-        prior_mu, prior_logvar = self.prior(z)
-        return self.decode(z), mu, logvar, prior_mu, prior_logvar
-
     @torch.jit.unused
     def split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents ``(N, latent_size)`` to codes ``(N, codes)``, small film ``(N, 1, g, g)``, details ``(N, 15, g, g)``.

@@ -17,11 +17,10 @@ from torch import Tensor
 from monai_cxr_vae.data.cache import FilmDataset
 from monai_cxr_vae.data.readers import film_transforms
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks.critic import Critic
-from monai_cxr_vae.networks.scorer import DETAIL, Aspects, Scorer, distance
 from monai_cxr_vae.progress import progress
-from monai_cxr_vae.scoring.score import examine
+from monai_cxr_vae.scoring.critic import Critic
+from monai_cxr_vae.scoring.score import ScoredModel, examine
+from monai_cxr_vae.scoring.scorer import DETAIL, Aspects, Scorer, distance
 
 FOLDS = 5
 FEWEST_FILMS = 2 * FOLDS
@@ -34,7 +33,7 @@ _HEAT_QUANTILE = 0.9
 
 
 def detail_films(
-    model: RadiographVAE,
+    model: ScoredModel,
     data: Sequence[dict[str, str]],
     cache_dir: str | os.PathLike | None = None,
     unreadable: str | os.PathLike | None = None,
@@ -53,7 +52,7 @@ def detail_films(
 
 @torch.no_grad()
 def fit_scorer(
-    model: RadiographVAE, films: FilmDataset, calibration_films: FilmDataset, critic: Critic | None = None
+    model: ScoredModel, films: FilmDataset, calibration_films: FilmDataset, critic: Critic | None = None
 ) -> None:
     """Give a model a scorer that knows what normal films are like.
 
@@ -103,7 +102,7 @@ def check_films(films: FilmDataset, calibration_films: FilmDataset) -> None:
 
 
 @torch.no_grad()
-def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
+def calibrate(model: ScoredModel, films: FilmDataset) -> None:
     """Tell a fitted model's p-values and heat maps against these normal films from now on.
 
     Raises:
@@ -115,8 +114,8 @@ def calibrate(model: RadiographVAE, films: FilmDataset) -> None:
     if not len(films):
         raise InputError("a calibration needs films")
     look = _examine_all(model, scorer, films)
-    quality, anomaly = scorer.scores(scorer.standardised(look))
-    scorer.quality_calibration, scorer.anomaly_calibration = quality.sort().values, anomaly.sort().values
+    for name, values in scorer.scores(scorer.standardised(look)).items():
+        setattr(scorer, f"{name}_calibration", values.sort().values)
     scorer.technique_calibration = scorer.technique(look)
     highest = scorer.raw_heat(look).amax((1, 2, 3))
     scorer.heat_limit.copy_(torch.quantile(highest, _HEAT_QUANTILE).clamp(min=1e-6))
@@ -140,7 +139,7 @@ def expected_alarms(films: int, of: int = 100, level: float = 0.05) -> tuple[int
     return int(low), int(high)
 
 
-def _examine_all(model: RadiographVAE, scorer: Scorer, films: FilmDataset) -> Aspects:
+def _examine_all(model: ScoredModel, scorer: Scorer, films: FilmDataset) -> Aspects:
     looks = []
     for start in progress(range(0, len(films), 64), "parts of 64 films", -(-len(films) // 64)):
         batch = films.__getitems__(range(start, min(start + 64, len(films))))

@@ -2,53 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks.scorer import Aspects, Scorer
+from monai_cxr_vae.scoring.scorer import Aspects, Scorer
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What is told of one film; scores have no unit, larger is less usual.
+class ScoredModel(Protocol):
+    """What scores ask of a model; :class:`monai_cxr_vae.model.RadiographVAE` has it."""
+
+    image_size: int
+    latent_size: int
+    fit: str
+    settings: dict[str, Any]
+    scorer: Scorer | None
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+class Scores(SimpleNamespace):
+    """What is told of one film, in attributes; scores have no unit, larger is less usual.
+
+    There are three of each score in :data:`monai_cxr_vae.scores.SCORES`; named here are those of the first.
 
     Attributes:
         quality: how unlike a proper frontal chest film it is.
         quality_p: conformal p-value: of films like those of the calibration, this share has a score as large
             (:func:`p_value`).
         quality_part: the aspect that contributed most.
-        anomaly: how unusual the chest is.
-        anomaly_p, anomaly_part: likewise.
-        technique: 16 numbers of how the film was made, in the order of :data:`monai_cxr_vae.networks.scorer.TECHNIQUE`.
+        technique: 16 numbers of how the film was made, in the order of :data:`monai_cxr_vae.scoring.scorer.TECHNIQUE`.
     """
-
-    quality: float
-    quality_p: float
-    quality_part: str
-    anomaly: float
-    anomaly_p: float
-    anomaly_part: str
-    technique: list[float]
 
     def as_row(self) -> dict[str, Any]:
         """The columns of a manifest."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @torch.no_grad()
-def score(
-    model: RadiographVAE, image: Tensor, detail: Tensor, mask: Tensor | None = None
-) -> tuple[list[Scores], Tensor]:
+def score(model: ScoredModel, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> tuple[list[Scores], Tensor]:
     """Score films.
 
     Args:
         model: in evaluation mode, with a fitted scorer.
-        image: ``(N, 1, S, S)`` in [0, 1] as :meth:`RadiographVAE.preprocess` makes it.
+        image: ``(N, 1, S, S)`` in [0, 1] as :meth:`monai_cxr_vae.model.RadiographVAE.preprocess` makes it.
         detail: the same films with twice the pixels along a side, ``(N, 1, 2 S, 2 S)``.
         mask: ``(N, 1, S, S)`` bool, false on padding; None where there is none.
 
@@ -62,20 +64,18 @@ def score(
     scorer = fitted(model)
     look = examine(model, scorer, image, detail, mask)
     standardised = scorer.standardised(look)
-    quality, anomaly = scorer.scores(standardised)
-    quality_p, anomaly_p = (
-        p_value(values, against)
-        for values, against in ((quality, scorer.quality_calibration), (anomaly, scorer.anomaly_calibration))
-    )
-    quality_part, anomaly_part = (_largest(scorer, standardised, name) for name in ("quality", "anomaly"))
-    technique = scorer.technique(look).double().numpy(force=True).round(4).tolist()  # more would only fill manifests
-    values = (v.tolist() for v in (quality, quality_p, anomaly, anomaly_p))
-    columns = zip(*values, quality_part, anomaly_part, technique, strict=True)
-    told = [Scores(q, q_p, q_part, a, a_p, a_part, made) for q, q_p, a, a_p, q_part, a_part, made in columns]
+    columns: dict[str, list[Any]] = {}
+    for name, values in scorer.scores(standardised).items():
+        columns[name] = values.tolist()
+        columns[f"{name}_p"] = p_value(values, scorer.calibration(name)).tolist()
+        columns[f"{name}_part"] = _largest(scorer, standardised, name)
+    # More digits would only fill manifests.
+    columns["technique"] = scorer.technique(look).double().numpy(force=True).round(4).tolist()
+    told = [Scores(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
     return told, scorer.heat(look)
 
 
-def fitted(model: RadiographVAE) -> Scorer:
+def fitted(model: ScoredModel) -> Scorer:
     """The model's scorer.
 
     Raises:
@@ -86,12 +86,12 @@ def fitted(model: RadiographVAE) -> Scorer:
     return cast(Scorer, model.scorer)
 
 
-def is_fitted(model: RadiographVAE) -> bool:
+def is_fitted(model: ScoredModel) -> bool:
     """Whether the model can score films: an unfinished run leaves at most a critic."""
-    return model.scorer is not None and len(model.scorer.quality_calibration) > 0
+    return model.scorer is not None and model.scorer.films > 0
 
 
-def examine(model: RadiographVAE, scorer: Scorer, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> Aspects:
+def examine(model: ScoredModel, scorer: Scorer, image: Tensor, detail: Tensor, mask: Tensor | None = None) -> Aspects:
     """What the scorer measures of films; arguments as for :func:`score`."""
     latent, _ = model.encode(image)
     mask = torch.ones_like(image, dtype=torch.bool) if mask is None else mask

@@ -11,9 +11,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks.scorer import DETAIL
-from monai_cxr_vae.scoring.score import fitted, score
+from monai_cxr_vae.scoring.score import ScoredModel, fitted, score
+from monai_cxr_vae.scoring.scorer import DETAIL
 from monai_cxr_vae.transforms import FitToSquare
 
 
@@ -25,7 +24,7 @@ class AddDetaild(MapTransform):
         network: the model that will score it.
     """
 
-    def __init__(self, keys: KeysCollection, network: RadiographVAE) -> None:
+    def __init__(self, keys: KeysCollection, network: ScoredModel) -> None:
         super().__init__(keys)
         self.transform = FitToSquare(DETAIL * network.image_size, network.fit)
 
@@ -49,14 +48,14 @@ class ScoreRadiographd(MapTransform):
         InputError: the weights are not calibrated.
     """
 
-    def __init__(self, keys: KeysCollection, network: RadiographVAE, image_key: Hashable = "image") -> None:
+    def __init__(self, keys: KeysCollection, network: ScoredModel, image_key: Hashable = "image") -> None:
         super().__init__(keys)
         fitted(network)
         self.network, self.image_key = network, image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        detail = d["detail"].as_tensor()[None].to(next(self.network.parameters()).device)
+        detail = d["detail"].as_tensor()[None].to(fitted(self.network).centre.device)
         top, left, height, width = d["detail"].meta["geometry"]["box"]
         mask = torch.zeros_like(detail)
         mask[..., top : top + height, left : left + width] = 1

@@ -13,6 +13,7 @@ from monai_cxr_vae.training.critic import (
     WhitenFeatures,
     model_with_critic,
 )
+from monai_cxr_vae.training.federated import SharedWeights, shared_weights
 from monai_cxr_vae.training.handlers import (
     CollapseNotice,
     EpochSeed,
@@ -22,6 +23,7 @@ from monai_cxr_vae.training.handlers import (
     LinearStart,
     Posterior,
     UpdateAverage,
+    forget_statistics,
 )
 from monai_cxr_vae.training.inferer import PrecisionInferer
 from monai_cxr_vae.training.parameters import parameter_groups
@@ -46,15 +48,18 @@ __all__ = [
     "PrecisionInferer",
     "PrepareBatch",
     "RunLog",
+    "SharedWeights",
     "SpoilFilms",
     "UpdateAverage",
     "WhitenFeatures",
     "critic",
     "fit_vector_flow",
+    "forget_statistics",
     "model_with_critic",
     "model_with_priors",
     "parameter_groups",
     "priors",
+    "shared_weights",
     "update",
     "validation",
 ]

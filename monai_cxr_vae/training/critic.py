@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import zlib
 from collections.abc import Sequence
@@ -21,12 +22,11 @@ from torch import Tensor, nn
 from monai_cxr_vae.data.cache import FilmDataset
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.features import exposure, texture
-from monai_cxr_vae.networks.scorer import DETAIL
-from monai_cxr_vae.scoring import check_films, fit_scorer
+from monai_cxr_vae.scoring import Scorer, check_films, fit_scorer
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
+from monai_cxr_vae.scoring.features import exposure, texture
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
+from monai_cxr_vae.scoring.scorer import DETAIL
 from monai_cxr_vae.training.batches import Augmentation
 from monai_cxr_vae.training.validation import film_values
 
@@ -34,13 +34,17 @@ NORMAL, FAULTY, DISEASED = 0, 1, 2
 _LETTERS = ("L", "R", "L", "R", "AP", "PA", "PORTABLE", "ERECT", "SUPINE")
 
 
-def model_with_critic(weights: str | os.PathLike) -> RadiographVAE:
+def model_with_critic(weights: str | os.PathLike, network: nn.Module | None = None) -> RadiographVAE:
     """A trained model with a critic, its own or a new one, the only part of it that can still learn.
+
+    Args:
+        weights: file or shipped file's name.
+        network: see :func:`monai_cxr_vae.model.load_model`.
 
     Raises:
         InputError: the weights have no vector of latents.
     """
-    model = load_model(weights)
+    model = load_model(weights, network)
     if not model.fits_latents:
         raise InputError("scores need a model with a vector of latents")
     if model.scorer is None or model.scorer.critic is None:
@@ -131,7 +135,7 @@ class CriticInferer(Inferer):
     """Runs a model's critic over films at the size of details, ``(N, 1, 2 S, 2 S)``."""
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """``(logits, places)`` of the critic, see :class:`monai_cxr_vae.networks.Critic`."""
+        """``(logits, places)`` of the critic, see :class:`monai_cxr_vae.scoring.Critic`."""
         with torch.no_grad():
             reconstruction = network.reconstruct(F.avg_pool2d(inputs, DETAIL))
             features = _features(inputs)
@@ -178,6 +182,7 @@ class FitScores:
 
     Args:
         weights: the run's weights file.
+        network: the model whose critic is trained.
         dataset: normal films at the size of details.
         val_dataset: others, for the p-values.
 
@@ -185,16 +190,16 @@ class FitScores:
         InputError: too few films, before the training that would be in vain.
     """
 
-    def __init__(self, weights: str, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
+    def __init__(self, weights: str, network: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
         check_films(dataset, val_dataset)
-        self.weights, self.dataset, self.val_dataset = weights, dataset, val_dataset
+        self.weights, self.network, self.dataset, self.val_dataset = weights, network, dataset, val_dataset
 
     def attach(self, engine: Workflow) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Workflow) -> None:
         if engine.state.rank == 0:
-            model = load_model(self.weights)
+            model = load_model(self.weights, copy.deepcopy(self.network.own_network))
             fit_scorer(model, self.dataset, self.val_dataset, model.scorer.critic)  # type: ignore[union-attr]
             save_model(model, self.weights)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from pathlib import Path
@@ -24,8 +25,8 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.losses import VAELoss, collapse_limit
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
 from monai_cxr_vae.networks import HierarchicalVAE
-from monai_cxr_vae.networks.scorer import DETAIL, Scorer
 from monai_cxr_vae.scoring import FEWEST_FILMS, detail_films, fit_scorer, score
+from monai_cxr_vae.scoring.scorer import DETAIL, Scorer
 from monai_cxr_vae.training.priors import fit_vector_flow
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,10 @@ class EpochSeed:
 
 
 class LinearStart:
-    """Starts a fresh run from the principal components of the training films, of several ranks all from the first's."""
+    """Starts a fresh run from the principal components of the training films, of several ranks all from the first's.
+
+    A network that has no such start (``initialize_linear``) keeps the one that it was made with.
+    """
 
     def __init__(self, network: RadiographVAE, dataset: FilmDataset) -> None:
         self.network, self.dataset = network, dataset
@@ -62,8 +66,9 @@ class LinearStart:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
-        if engine.state.iteration == 0:
-            self.network.initialize_linear(self.dataset.view("image"))
+        start = getattr(self.network.network, "initialize_linear", None)
+        if start is not None and engine.state.iteration == 0:
+            start(self.dataset.view("image"))
             if dist.is_available() and dist.is_initialized():
                 # Another machine may find a component's mirror image.
                 for tensor in (*self.network.parameters(), *self.network.buffers()):
@@ -183,19 +188,23 @@ class ForgetStatistics:
 
     def __call__(self, engine: Workflow) -> None:
         for model in self.models:
-            model.sigma.fill_(math.nan)
-            if model.fits_latents:
-                model.latent_mean.fill_(math.nan)
-                model.latent_covariance.fill_(math.nan)
-                model.latent_flow = None
-            model.settings["training"] = {}
-            if not self.fits_scores:
-                continue
-            critic = model.scorer.critic if model.scorer else None
-            model.scorer = None
-            if critic is not None:
-                model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0).to(model.sigma.device)
-                model.scorer.critic = critic
+            forget_statistics(model, self.fits_scores)
+
+
+def forget_statistics(model: RadiographVAE, scores: bool = True) -> None:
+    """Take from a model what only holds for the weights that it had before, ``scores`` too or not; a critic stays."""
+    model.sigma.fill_(math.nan)
+    if model.fits_latents:
+        model.latent_mean.fill_(math.nan)
+        model.latent_covariance.fill_(math.nan)
+        model.latent_flow = None
+    model.settings["training"] = {}
+    if scores:
+        critic = model.scorer.critic if model.scorer else None
+        model.scorer = None
+        if critic is not None:
+            model.scorer = Scorer(model.image_size, model.latent_size, critic=True, films=0).to(model.sigma.device)
+            model.scorer.critic = critic
 
 
 class FitStatistics:
@@ -211,6 +220,7 @@ class FitStatistics:
 
     Args:
         weights: the run's weights file.
+        network: the trained network.
         dataset: training films.
         val_dataset: validation films.
         summary: settings of the run that the weights file shall tell.
@@ -220,11 +230,13 @@ class FitStatistics:
     def __init__(
         self,
         weights: str,
+        network: RadiographVAE,
         dataset: FilmDataset,
         val_dataset: FilmDataset,
         summary: dict[str, Any],
         cache_dir: str | None = None,
     ) -> None:
+        self.network = network
         self.weights, self.dataset, self.val_dataset, self.summary = Path(weights), dataset, val_dataset, summary
         self.cache_dir = cache_dir
 
@@ -233,7 +245,7 @@ class FitStatistics:
 
     def __call__(self, engine: Workflow) -> None:
         if engine.state.rank == 0:
-            model = load_model(self.weights)
+            model = load_model(self.weights, copy.deepcopy(self.network.own_network))
             fit_statistics(model, self.dataset, self.val_dataset)
             if model.fits_latents and len(self.dataset) < FEWEST_FILMS:
                 what = "scores stay those of the earlier weights; calibrate them anew" if model.scorer else "no scores"
@@ -268,9 +280,9 @@ def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: Film
         model.latent_mean.copy_(mu.double().mean(0))
         model.latent_covariance.copy_(torch.cov(mu.double().T).reshape(model.latent_covariance.shape))
         model.latent_flow = fit_vector_flow(mu, val_mu).requires_grad_(False).to(model.sigma.device)
-    elif isinstance(model, HierarchicalVAE):
-        codes, val_codes = (_drawn_codes(model, films) for films in (dataset, val_dataset))
-        model.code_flow = fit_vector_flow(codes, val_codes, epochs=200)
+    elif isinstance(model.network, HierarchicalVAE):
+        codes, val_codes = (_drawn_codes(model.network, films) for films in (dataset, val_dataset))
+        model.network.code_flow = fit_vector_flow(codes, val_codes, epochs=200)
     noise, squares = torch.Generator().manual_seed(0), []
     for batch in val_dataset.batches("sigma"):
         images, masks = batch["image"], batch["mask"]
@@ -280,9 +292,9 @@ def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: Film
     model.sigma.copy_(torch.cat(squares).double().mean().sqrt())
 
 
-def _drawn_codes(model: HierarchicalVAE, films: FilmDataset, draws: int = 4) -> torch.Tensor:
+def _drawn_codes(network: HierarchicalVAE, films: FilmDataset, draws: int = 4) -> torch.Tensor:
     """Codes drawn from the posterior of each film, ``(draws * N, codes)``."""
     noise = torch.Generator().manual_seed(0)
-    posteriors = [model.codes.encode(F.avg_pool2d(batch["image"], 4)) for batch in films.batches("codes")]
+    posteriors = [network.codes.encode(F.avg_pool2d(batch["image"], 4)) for batch in films.batches("codes")]
     mu, logvar = (torch.cat(part).repeat(draws, 1) for part in zip(*posteriors, strict=True))
     return mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=noise)

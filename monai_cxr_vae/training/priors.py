@@ -35,10 +35,10 @@ def model_with_priors(weights: str | os.PathLike, level: str) -> RadiographVAE:
     if level not in LEVELS:
         raise InputError(f"unknown level {level!r}; there are {', '.join(LEVELS)}")
     model = load_model(weights)
-    if not isinstance(model, HierarchicalVAE):
+    if not isinstance(model.network, HierarchicalVAE):
         raise InputError(f"{weights} has no learned priors; train preset hierarchical first")
     model.requires_grad_(False)
-    getattr(model, level).flow.requires_grad_(True)
+    getattr(model.network, level).flow.requires_grad_(True)
     return model
 
 
@@ -61,11 +61,12 @@ class FlowInferer(Inferer):
         with torch.random.fork_rng(enabled=self.seed is not None):
             if self.seed is not None:
                 torch.manual_seed(self.seed)
-            level = getattr(network, self.level)
+            levels = network.network
+            level = getattr(levels, self.level)
             with torch.no_grad():
-                mu, logvar = network.encode(inputs)
-                codes, film, details = network.split(mu + (0.5 * logvar).exp() * torch.randn_like(mu))
-                above, latents = (network.outline(codes), film) if self.level == "film" else (film, details)
+                mu, logvar = levels.encode(inputs)
+                codes, film, details = levels.split(mu + (0.5 * logvar).exp() * torch.randn_like(mu))
+                above, latents = (levels.outline(codes), film) if self.level == "film" else (film, details)
                 above = above + self.disturb * torch.randn_like(above)
                 latents = level.standardize(latents, above)
                 noise, time = torch.randn_like(latents), random_times(len(latents), latents.device)

@@ -24,6 +24,9 @@ from monai_cxr_vae.model import RadiographVAE, save_model, save_state
 
 logger = logging.getLogger(__name__)
 
+# Settings that are digests.
+_FILMS = {"films": "training films", "val_films": "validation films"}
+
 
 class Checkpoints:
     """Last state after every epoch, best weights by the validation metric, early stopping, and exact resume.
@@ -81,6 +84,11 @@ class Checkpoints:
         state = torch.load(self.last, map_location="cpu", weights_only=True)
         for name in state["settings"] | self.settings:
             before, now = state["settings"].get(name), self.settings.get(name)
+            if before != now and name in _FILMS:
+                raise InputError(
+                    f"cannot resume on other {_FILMS[name]} than before: films have been added, taken away or changed; "
+                    "give another output_dir, and these weights as weights to go on from them"
+                )
             if before != now:
                 raise InputError(f"cannot resume with another {name}: {before!r} before, {now!r} now")
         for name, part in self.parts.items():

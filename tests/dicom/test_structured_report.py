@@ -12,9 +12,9 @@ import pytest
 
 from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance, is_own_output
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
-from monai_cxr_vae.dicom.structured_report import PARTS, SCHEME, Place, structured_report, written_number
+from monai_cxr_vae.dicom.structured_report import SCHEME, Place, structured_report, written_number
 from monai_cxr_vae.errors import BadUID, CorruptFile
-from monai_cxr_vae.networks.scorer import ASPECTS
+from monai_cxr_vae.scores import ASPECTS
 from tests.dicom.sources import VARIANTS, film, header
 from tests.dicom.test_objects import CREATED, IDENTITY, IMAGE, PICTURE
 
@@ -73,6 +73,13 @@ def test_places_are_closed_outlines_on_the_film_with_their_side():
         assert [site.laterality.meaning for site in group.finding_sites] == (["Right"] if place.side else [])
         assert (f"patient's {place.side}" in group.finding_type.meaning) == bool(place.side)
         assert group.get_measurements()[-1].value == place.peak
+        # what is the place's own, and what the film's
+        names = [measurement.name.meaning for measurement in group.get_measurements()]
+        assert [name.endswith("of the film") for name in names] == [True, True, False, False]
+        (comment,) = [
+            item.value for item in group[0].ContentSequence if item.ValueType == "TEXT" and item.name.value == "121106"
+        ]
+        assert "a place has none of its own" in comment
 
 
 def test_without_places_the_numbers_stand_within_the_film():
@@ -102,8 +109,7 @@ def test_numbers_are_as_people_write_them(value: float, text: str):
 
 
 def test_what_an_aspect_is_called_can_be_read():
-    assert set(ASPECTS) <= set(PARTS)
-    assert max(map(len, PARTS.values())) <= 64
+    assert max(map(len, ASPECTS.values())) <= 64
     _, group = groups_of(
         structured_report(header("dx_mono2_12"), SCORES | {"anomaly_part": "finding"}, PROVENANCE, CREATED)
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import numpy as np
 import pydicom
 import pytest
 
 from monai_cxr_vae.dicom.objects import Provenance, is_own_output
 from monai_cxr_vae.dicom.synthetic import synthetic_film
-from tests.dicom.judges import dcm2pnm
+from tests.dicom.judges import dciodvfy, dcm2pnm
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2")
 
@@ -29,13 +27,8 @@ def test_it_says_that_it_shows_nobody(film: np.ndarray, tmp_path):
     assert ds.ConversionType == "SYN"
     assert PROVENANCE.model_sha256 in ds.DerivationDescription
     assert is_own_output(ds)  # a folder run leaves it alone
-    # the film as it is, and a line of text below it
-    assert ds.Rows > 256
-    shown = ds.pixel_array / 4095
-    assert np.abs(shown[:256] - film).max() <= 0.5 / 4095 + 1e-6
-    assert shown[256:].max() > 0.5
-    assert 0.02 < (shown[256:] > 0.5).mean() < 0.5
-    assert shown[256:, [0, -1]].max() == 0
+    assert ds.SeriesDescription.startswith("Research AI: drawn film")
+    assert np.abs(ds.pixel_array / 4095 - film).max() <= 0.5 / 4095 + 1e-6
 
 
 def test_uids_belong_to_the_content(film: np.ndarray):
@@ -61,10 +54,5 @@ def test_what_is_no_film_is_refused():
 def test_others_read_it(film: np.ndarray, tmp_path, tool):
     path = tmp_path / "film.dcm"
     path.write_bytes(synthetic_film(film, PROVENANCE))
-    told = subprocess.run([tool("dciodvfy"), "-new", str(path)], capture_output=True, text=True, check=False).stderr
-    assert "SCImage" in told
-    # Synthetic Data came into the standard later than into some versions of this program's dictionary.
-    errors = [line for line in told.splitlines() if line.startswith("Error") and "(0008,001c)" not in line]
-    assert not errors, told
-    shown = dcm2pnm(tool("dcm2pnm"), path, "+Wi", "1")
-    assert np.abs(shown[:256] - film).max() < 1 / 2048
+    assert not dciodvfy(tool("dciodvfy"), path, "SCImage", synthetic=True)
+    assert np.abs(dcm2pnm(tool("dcm2pnm"), path, "+Wi", "1") - film).max() < 1 / 2048

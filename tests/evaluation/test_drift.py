@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> RadiographVAE:
     torch.manual_seed(0)
     made = RadiographVAE(image_size=32, latent_size=8, channels=(8,), width=16).eval()
     films, others = (detail_films(made, part, folder / "cache") for part in (data[:50], data[50:]))
-    made.initialize_linear(torch.nn.functional.avg_pool2d(films.images(), 2))
+    made.network.initialize_linear(torch.nn.functional.avg_pool2d(films.images(), 2))
     fit_scorer(made, films, others)
     return made
 

@@ -14,19 +14,20 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation import evaluate
 from monai_cxr_vae.evaluation.levels import bits_per_level
 from monai_cxr_vae.model import RadiographVAE
+from monai_cxr_vae.networks import HierarchicalVAE
 from tests.networks.test_hierarchical import TINY
 
 
 @pytest.fixture
-def model() -> RadiographVAE:
+def network() -> HierarchicalVAE:
     """Conditional normals that are none of the start's; the flows are linear."""
     torch.manual_seed(0)
-    model = RadiographVAE("hierarchical", **TINY).eval()
+    network = HierarchicalVAE(**TINY).eval()
     with torch.no_grad():
-        for level in (model.film, model.details):
+        for level in (network.film, network.details):
             for parameter in level.means.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
-    return model
+    return network
 
 
 def grey_films(n: int) -> torch.Tensor:
@@ -34,16 +35,16 @@ def grey_films(n: int) -> torch.Tensor:
     return (torch.nn.functional.interpolate(coarse, 64, mode="bilinear") * 255).round() / 255
 
 
-def test_the_rate_of_normals_is_that_of_torch_distributions(model: RadiographVAE):
+def test_the_rate_of_normals_is_that_of_torch_distributions(network: HierarchicalVAE):
     films = grey_films(3)
-    bits = bits_per_level(model, films, torch.Generator().manual_seed(4))
+    bits = bits_per_level(network, films, torch.Generator().manual_seed(4))
     generator = torch.Generator().manual_seed(4)
     noisy = films + (torch.rand(films.shape, generator=generator) - 0.5) / 255
     with torch.no_grad():
-        mu, logvar = (part[:, :3] for part in model.encode(films))
+        mu, logvar = (part[:, :3] for part in network.encode(films))
         epsilon = torch.randn(mu.shape, generator=generator)
-        z = torch.cat([mu + (0.5 * logvar).exp() * epsilon, model.encode(noisy)[0][:, 3:]], 1)
-        prior_mu, prior_logvar = model.prior(z)
+        z = torch.cat([mu + (0.5 * logvar).exp() * epsilon, network.encode(noisy)[0][:, 3:]], 1)
+        prior_mu, prior_logvar = network.prior(z)
     # In grey levels a density is a probability per level.
     in_levels = ComposeTransform([AffineTransform(0, 255)])
     judge = TransformedDistribution(Normal(prior_mu[:, 3:], (0.5 * prior_logvar[:, 3:]).exp()), in_levels)
@@ -55,19 +56,19 @@ def test_the_rate_of_normals_is_that_of_torch_distributions(model: RadiographVAE
     torch.testing.assert_close(bits["bits"], bits["codes"] + bits["film"] + bits["details"])
 
 
-def test_a_flow_that_is_wrong_costs_bits(model: RadiographVAE):
+def test_a_flow_that_is_wrong_costs_bits(network: HierarchicalVAE):
     films = grey_films(4)
-    before = bits_per_level(model, films, torch.Generator().manual_seed(0))
+    before = bits_per_level(network, films, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        model.details.flow.last[2].bias.fill_(1.0)
-    after = bits_per_level(model, films, torch.Generator().manual_seed(0))
+        network.details.flow.last[2].bias.fill_(1.0)
+    after = bits_per_level(network, films, torch.Generator().manual_seed(0))
     assert (after["details"] > before["details"]).all()
     assert torch.equal(after["film"], before["film"])
     assert torch.equal(after["details_normal"], before["details_normal"])
 
 
-def test_evaluation_tells_levels_and_codecs(model: RadiographVAE, tmp_path):
-    films = grey_films(4)
+def test_evaluation_tells_levels_and_codecs(network: HierarchicalVAE, tmp_path):
+    films, model = grey_films(4), RadiographVAE(network=network)
     result = evaluate(model, films, None, tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == result
     levels = result["levels"]

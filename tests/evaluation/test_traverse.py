@@ -20,7 +20,7 @@ def model() -> RadiographVAE:
     torch.manual_seed(0)
     model = RadiographVAE(image_size=16, latent_size=5, channels=(8,), width=16).eval().requires_grad_(False)
     films = 0.5 + torch.randn(60, 6) @ (0.05 * torch.randn(6, 256))
-    model.initialize_linear(films.view(-1, 1, 16, 16))
+    model.network.initialize_linear(films.view(-1, 1, 16, 16))
     mixing = torch.randn(5, 5)
     model.latent_mean.copy_(torch.randn(5))
     model.latent_covariance.copy_(mixing @ mixing.T)
@@ -30,7 +30,7 @@ def model() -> RadiographVAE:
 def test_directions_are_the_principal_components_of_what_is_drawn(model: RadiographVAE):
     found = leading_directions(model, 3)
     # The judge knows the films' covariance in closed form, the decoder being linear.
-    weight = model.linear_decoder.weight.double().numpy()
+    weight = model.network.linear_decoder.weight.double().numpy()
     covariance = weight @ model.latent_covariance.double().numpy() @ weight.T
     values, vectors = np.linalg.eigh(covariance)
     np.testing.assert_allclose(found.share, values[::-1][:3] / values.sum(), rtol=1e-4)

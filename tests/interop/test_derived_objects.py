@@ -14,6 +14,7 @@ from PIL import Image
 from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import structured_report
+from tests.dicom.judges import dciodvfy
 from tests.dicom.sources import VARIANTS, header, write
 from tests.dicom.test_objects import CREATED
 from tests.dicom.test_structured_report import PLACES, SCORES
@@ -21,12 +22,6 @@ from tests.dicom.test_structured_report import PLACES, SCORES
 pytestmark = pytest.mark.interop
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 IMAGE = np.random.default_rng(0).random((64, 47), dtype=np.float32)
-
-
-def said(*command: str) -> str:
-    """What a judge prints: its exit code says nothing."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    return done.stdout + done.stderr
 
 
 def derive(kind, source):
@@ -42,13 +37,13 @@ def derive(kind, source):
 @pytest.mark.parametrize("kind", ["sc", "sc16", "overlay", "sr"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_object_is_valid_and_agrees_with_its_source(kind, variant, tool, tmp_path):
-    dciodvfy, dcentvfy = tool("dciodvfy"), tool("dcentvfy")
     source, path = write(variant, tmp_path / "source.dcm"), tmp_path / "derived.dcm"
     path.write_bytes(derive(kind, header(variant)).data)
-    text = said(dciodvfy, "-new", str(path))
-    assert ("ComprehensiveSR" if kind == "sr" else "SCImage") in text
-    assert not re.findall(r"^Error.*", text, re.M)
-    complaints = said(dcentvfy, str(source), str(path)).splitlines()
+    assert not dciodvfy(tool("dciodvfy"), path, "ComprehensiveSR" if kind == "sr" else "SCImage")
+    judged = subprocess.run(
+        [tool("dcentvfy"), str(source), str(path)], capture_output=True, text=True, errors="replace"
+    )
+    complaints = (judged.stdout + judged.stderr).splitlines()
     # In a report this judge counts the accession number among the attributes of the series.
     complaints = [line for line in complaints if "<AccessionNumber> IE <Series> versus <Study>" not in line]
     # An empty Type 2 element that the source lacks altogether is a difference to this judge.
@@ -71,7 +66,7 @@ def test_the_judge_can_find_fault(tool, tmp_path):
     ds = pydicom.dcmread(write("dx_mono2_12", tmp_path / "x.dcm"))
     ds.PhotometricInterpretation, ds.PresentationLUTShape = "MONOCHROME1", "IDENTITY"
     ds.save_as(tmp_path / "x.dcm")
-    assert re.findall(r"^Error.*", said(tool("dciodvfy"), "-new", str(tmp_path / "x.dcm")), re.M)
+    assert dciodvfy(tool("dciodvfy"), tmp_path / "x.dcm")
 
 
 def test_dcmtk_shows_the_image(tool, tmp_path):
@@ -102,9 +97,9 @@ def test_dcmtk_prints_every_number_with_its_name(tool, tmp_path):
     text = " ".join(html.unescape(re.sub("<[^>]*>", " ", page)).split())
     for name, number in (
         ("Quality score of the film", "1.25"),
-        ("p-value of the quality score", "0.004"),
+        ("Quality p-value of the film", "0.004"),
         ("Anomaly score of the film", "-3.12"),
-        ("p-value of the anomaly score", "1"),
+        ("Anomaly p-value of the film", "1"),
         ("Peak of the heat map, limit 0.5", "0.91"),
         ("Percentile Ranking of measurement", "99.6"),
     ):

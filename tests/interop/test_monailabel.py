@@ -130,9 +130,9 @@ def phantom_model(folder: Path) -> RadiographVAE:
     torch.manual_seed(0)
     model = RadiographVAE(image_size=SIZE, channels=(8, 8, 8), latent_size=16, fit="letterbox").eval()
     images = torch.cat([model.preprocess(read_radiograph(item["image"])) for item in data])
-    model.initialize_linear(images)
+    model.network.initialize_linear(images)
     with torch.no_grad():
-        model.linear_decoder.bias += 0.1
+        model.network.linear_decoder.bias += 0.1
     fit_scorer(model, detail_films(model, data[:40], folder.parent / "cache"), detail_films(model, data[40:]))
     return model
 

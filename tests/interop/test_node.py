@@ -341,12 +341,13 @@ def test_killed_again_and_again_every_result_arrives_once(tool, tmp_path, weight
     count, senders = 24, 4
     paths = films(tmp_path / "films", count)
     there = tmp_path / "archive"
-    sending = []
-    for i in range(senders):
-        words = ["bash", "-c", UNTIL_TAKEN, tool("storescu"), *map(str, paths[i::senders])]
-        sending.append(subprocess.Popen(words, stderr=subprocess.DEVNULL))
     options = ("--send", f"ARCHIVE@{HERE}:{ARCHIVE}")
     with contextlib.ExitStack() as stack:
+        sending = []
+        for i in range(senders):
+            words = ["bash", "-c", UNTIL_TAKEN, tool("storescu"), *map(str, paths[i::senders])]
+            sending.append(stack.enter_context(subprocess.Popen(words, stderr=subprocess.DEVNULL)))
+            stack.callback(sending[-1].kill)  # they try for ever
         for kill in range(3):
             with service(tmp_path / "spool", weights, *options) as process:
                 if kill == 1:

@@ -155,7 +155,7 @@ def test_the_weights_file_and_the_network_scripted(tmp_path):
     model = RadiographVAE("hierarchical", **TINY).eval()
     save_model(model, tmp_path / "model.pt", half=True)
     again, x = load_model(tmp_path / "model.pt"), torch.rand(2, 1, 64, 64)
-    assert isinstance(again, HierarchicalVAE)
+    assert isinstance(again.network, HierarchicalVAE)
     torch.testing.assert_close(again.sample(2, seed=1), model.sample(2, seed=1), atol=5e-3, rtol=0)
     with torch.no_grad():
         assert torch.equal(torch.jit.script(again)(x), again(x))
@@ -165,10 +165,10 @@ def test_codes_of_trained_weights_are_taken_over_and_stay(tmp_path):
     vector = RadiographVAE(image_size=16, latent_size=3, channels=(8,), width=16)
     save_model(vector, tmp_path / "vector.pt")
     model = create_model(tmp_path / "vector.pt", preset="hierarchical", **TINY)
-    own = dict(vector.named_parameters())
-    for name, parameter in model.codes.named_parameters():
+    own = dict(vector.network.named_parameters())
+    for name, parameter in model.network.codes.named_parameters():
         assert torch.equal(parameter, own[name])
         assert not parameter.requires_grad
-    assert all(parameter.requires_grad for parameter in model.details.parameters())
+    assert all(parameter.requires_grad for parameter in model.network.details.parameters())
     with pytest.raises(InputError, match="another size"):
         create_model(tmp_path / "vector.pt", preset="hierarchical", **TINY | {"codes": 4})

@@ -12,8 +12,7 @@ import torch
 from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks import Critic
-from monai_cxr_vae.scoring import detail_films, fit_scorer
+from monai_cxr_vae.scoring import Critic, detail_films, fit_scorer
 
 FITTED, CALIBRATION, NEW = 50, 39, 30
 
@@ -45,7 +44,7 @@ def make_model(datasets: Callable[[RadiographVAE], list[FilmDataset]]) -> Callab
         torch.manual_seed(0)
         model = RadiographVAE(image_size=32, latent_size=8, channels=(8,), width=16, fit=fit).eval()
         films, calibration, _ = datasets(model)
-        model.initialize_linear(torch.nn.functional.avg_pool2d(films.images(), 2))
+        model.network.initialize_linear(torch.nn.functional.avg_pool2d(films.images(), 2))
         fit_scorer(model, films, calibration, Critic().eval() if critic else None)
         return model
 

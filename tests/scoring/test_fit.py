@@ -18,10 +18,9 @@ from monai_cxr_vae import load_model
 from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.scorer import FEATURES
-from monai_cxr_vae.scoring import calibrate, detail_films, expected_alarms, fit, fit_scorer, score
+from monai_cxr_vae.scoring import Scorer, calibrate, detail_films, expected_alarms, fit, fit_scorer, score
 from monai_cxr_vae.scoring.score import examine, p_value
+from monai_cxr_vae.scoring.scorer import FEATURES
 from tests.scoring.conftest import CALIBRATION, FITTED, as_scored
 
 Films = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -238,41 +237,3 @@ def test_a_scorer_is_shaped_after_its_state():
         again.load_state_dict(scorer.state_dict())
         assert (again.critic is not None) == critic
         assert len(again.anomaly_calibration) == 7
-
-
-def of_release_0_1(model: RadiographVAE) -> dict[str, torch.Tensor]:
-    """The state dict that the first release would have written of a model's scores."""
-    state = model.state_dict()
-    first = {name: value for name, value in state.items() if "technique" not in name and "heat_limit" not in name}
-    first["scorer.heat_limits"] = torch.stack([state["scorer.heat_limit"], torch.tensor(7.0)])
-    if model.scorer.critic is not None:
-        size, films = model.image_size, len(model.scorer.quality_calibration)
-        first["scorer.variance"] = torch.rand(size, size)
-        for name, count in FEATURES.items():
-            first[f"scorer.{name}_mean"], first[f"scorer.{name}_precision"] = torch.rand(count), torch.eye(count)
-        for name in ("centre", "spread"):
-            latent, fault, finding = state[f"scorer.{name}"]
-            first[f"scorer.{name}"] = torch.stack([*torch.rand(2), latent, *torch.rand(2), fault, finding])
-        first["scorer.anomaly_calibration"] = torch.rand(films).sort().values
-    return first
-
-
-def test_scores_of_the_first_release_hold_without_a_critic(plain: RadiographVAE, new_films: Films, tmp_path: Path):
-    torch.save(of_release_0_1(plain), tmp_path / "model.pt")
-    model = load_model(tmp_path / "model.pt")
-    assert score(model, *new_films)[0] == score(plain, *new_films)[0]
-    assert torch.equal(score(model, *new_films)[1], score(plain, *new_films)[1])
-    assert model.scorer.technique_calibration.isnan().all()
-
-
-def test_a_critic_of_the_first_release_must_be_calibrated_anew(
-    critical: RadiographVAE, datasets: Datasets, new_films: Films, tmp_path: Path
-):
-    torch.save(of_release_0_1(critical), tmp_path / "model.pt")
-    model = load_model(tmp_path / "model.pt")
-    with pytest.raises(InputError, match="not calibrated for scores"):
-        score(model, *new_films)
-    calibrate(model, datasets(model)[1])
-    assert score(model, *new_films)[0] == score(critical, *new_films)[0]
-    save_model(model, tmp_path / "again.pt")
-    assert score(load_model(tmp_path / "again.pt"), *new_films)[0] == score(critical, *new_films)[0]

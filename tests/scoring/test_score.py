@@ -14,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.scorer import ASPECTS, SCORES, TECHNIQUE
-from monai_cxr_vae.scoring import score
+from monai_cxr_vae.scores import ASPECTS, SCORES
+from monai_cxr_vae.scoring import Scorer, score
 from monai_cxr_vae.scoring.faults import blank, inverted
 from monai_cxr_vae.scoring.score import examine, p_value
+from monai_cxr_vae.scoring.scorer import TECHNIQUE
 
 # Few different values, so that ties are common.
 values = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
@@ -75,7 +75,8 @@ def test_scores_join_the_standardised_aspects(critical: RadiographVAE, new_films
     column = dict(zip(critical.scorer.aspects, standardised.double().T.numpy(), strict=True))
     for told, *rows in zip(score(critical, *new_films)[0], *column.values(), strict=True):
         row = dict(zip(column, rows, strict=True))
-        quality, anomaly = ({n: w * row[n] for n, w in weights.items()} for weights in SCORES[True].values())
+        joined = (each.weights(critic=True) for each in SCORES.values())
+        quality, anomaly = ({n: w * row[n] for n, w in weights.items()} for weights in joined)
         assert told.quality == pytest.approx(special.logsumexp(list(quality.values())), rel=1e-4)
         assert told.anomaly == pytest.approx(np.mean(list(anomaly.values())), rel=1e-4, abs=1e-5)
         assert told.quality_part == max(quality, key=quality.get)
@@ -92,7 +93,7 @@ def test_scores_are_those_of_the_formulas_that_are_published(critic: bool):
         quality, anomaly = [numbers["latent"], 1.5 * numbers["fault"]], [numbers["finding"]]
     scorer = Scorer(16, 4, critic=critic, films=0)
     row = torch.tensor([[numbers[name] for name in scorer.aspects]], dtype=torch.float64)
-    found = [values.item() for values in scorer.scores(row)]
+    found = [values.item() for values in scorer.scores(row).values()]
     assert found == pytest.approx([special.logsumexp(quality), np.mean(anomaly)])
 
 

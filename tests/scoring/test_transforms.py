@@ -18,9 +18,9 @@ from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.inference import FilmChain
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.networks.features import texture
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import ScoreRadiographd, score, transforms
+from monai_cxr_vae.scoring.features import texture
 from monai_cxr_vae.transforms import restore
 from tests.scoring.conftest import CALIBRATION, FITTED, as_scored
 

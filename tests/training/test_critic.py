@@ -21,10 +21,9 @@ from monai_cxr_vae import load_model
 from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.networks import Scorer
-from monai_cxr_vae.networks.features import exposure, texture
-from monai_cxr_vae.scoring import calibrate, detail_films, findings, fit_scorer, is_fitted, score
+from monai_cxr_vae.scoring import Scorer, calibrate, detail_films, findings, fit_scorer, is_fitted, score
 from monai_cxr_vae.scoring.faults import FAULTS
+from monai_cxr_vae.scoring.features import exposure, texture
 from monai_cxr_vae.scoring.findings import FINDINGS
 from monai_cxr_vae.scoring.score import examine
 from monai_cxr_vae.settings import input_error
@@ -339,7 +338,7 @@ def test_training_the_network_on_keeps_its_critic(scored: Path, tiny: TinyRun):
     before, after = torch.load(scored, weights_only=True), final_weights(tiny.folder / "run")
     assert_same(critic_of(before), critic_of(after))
     assert critic_of(after)
-    assert not torch.equal(before["linear_encoder.weight"], after["linear_encoder.weight"])
+    assert not torch.equal(before["network.linear_encoder.weight"], after["network.linear_encoder.weight"])
     assert len(after["scorer.quality_calibration"]) == 10
     assert float(after["sigma"]) > 0
     assert float(after["sigma"]) != 0.5
@@ -350,7 +349,7 @@ def test_two_processes_train_weights_with_a_critic_on(scored: Path, tiny: TinyRu
     tiny.two_processes(weights=str(scored), max_epochs=1, **OF_THE_WEIGHTS)
     before, after = torch.load(scored, weights_only=True), final_weights(tiny.folder / "run")
     assert_same(critic_of(before), critic_of(after))
-    assert not torch.equal(before["linear_encoder.weight"], after["linear_encoder.weight"])
+    assert not torch.equal(before["network.linear_encoder.weight"], after["network.linear_encoder.weight"])
 
 
 @pytest.mark.training

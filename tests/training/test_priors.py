@@ -61,7 +61,7 @@ def test_only_the_flow_of_the_level_can_learn(tmp_path: Path):
     save_model(model, tmp_path / "model.pt")
     ready = model_with_priors(tmp_path / "model.pt", "details")
     learning = {name for name, parameter in ready.named_parameters() if parameter.requires_grad}
-    assert learning == {f"details.flow.{name}" for name, _ in ready.details.flow.named_parameters()}
+    assert learning == {f"network.details.flow.{name}" for name, _ in ready.network.details.flow.named_parameters()}
     with pytest.raises(InputError, match="unknown level 'codes'; there are film, details"):
         model_with_priors(tmp_path / "model.pt", "codes")
     save_model(RadiographVAE(image_size=16, latent_size=4, channels=(8,), width=16), tmp_path / "vector.pt")
@@ -81,7 +81,7 @@ def test_what_a_flow_is_asked():
     assert torch.equal(ask(films, network)[1], target)
     assert not torch.equal(FlowInferer("details", PrecisionInferer("cpu"))(films, network)[1], target)
     velocity.square().mean().backward()
-    assert {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None} == {"details"}
+    assert {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None} == {"details"}
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def first(tiny) -> Path:
 @pytest.mark.training
 def test_both_phases_and_an_exact_resume(tiny, first: Path):
     model = load_model(first)
-    assert isinstance(model, HierarchicalVAE)
+    assert isinstance(model.network, HierarchicalVAE)
     with (tiny.folder / "first" / "metrics.csv").open(newline="") as lines:
         log = list(csv.DictReader(lines))
     assert float(log[1]["val/negative_kl"]) > float(log[0]["val/negative_kl"])
     assert float(log[1]["val/kl"]) == -float(log[1]["val/negative_kl"])
     start = RadiographVAE("hierarchical", channels=[8], width=16, **TINY)
-    assert not torch.equal(model.code_flow.root, start.code_flow.root)  # the codes' density is fitted
+    assert not torch.equal(model.network.code_flow.root, start.network.code_flow.root)  # the codes' density is fitted
 
     configs = Path(bundle_root()) / "configs"
     tiny.config = [str(configs / "train.json"), str(configs / "prior.json")]
@@ -126,7 +126,7 @@ def test_both_phases_and_an_exact_resume(tiny, first: Path):
         own = dict(model.named_parameters())
         changed = {name for name, p in trained.named_parameters() if not torch.equal(p, own[name])}
         assert changed
-        assert all(name.startswith(f"{level}.flow.") for name in changed)
+        assert all(name.startswith(f"network.{level}.flow.") for name in changed)
         workflow = tiny.workflow(f"{level}-parts", **settings)
         workflow.initialize()
         trainer = workflow.parser.get_parsed_content("train#trainer")

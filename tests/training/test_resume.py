@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_cxr_vae.settings import input_error
@@ -78,6 +79,17 @@ def test_changed_settings_are_refused(tiny, changed: dict[str, int], named: str)
     with pytest.raises(RuntimeError) as error:
         tiny.workflow(resume=True, **({"max_epochs": 1} | changed)).run()
     assert str(input_error(error.value)).startswith(f"cannot resume with another {named}: ")
+
+
+@pytest.mark.parametrize(("part", "named"), [("train", "training"), ("val", "validation")])
+def test_other_films_are_refused_in_words(tiny, part: str, named: str):
+    tiny.workflow(max_epochs=1).run()
+    Image.new("L", (16, 16), 99).save(tiny.folder / part / "new.png")
+    with pytest.raises(RuntimeError) as error:
+        tiny.workflow(resume=True, max_epochs=1).run()
+    assert str(input_error(error.value)).startswith(
+        f"cannot resume on other {named} films than before: films have been"
+    )
 
 
 def test_an_existing_run_is_not_overwritten(tiny):

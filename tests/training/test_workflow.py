@@ -141,6 +141,22 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(tiny, 
     assert (tiny.folder / "run" / "model.pt").read_bytes() == weights
 
 
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_epochs_are_those_of_the_trainer_wherever_they_are_set(tiny, epochs: int):
+    """MONAI's own id, by an override or by the workflow's property, is worth what ``max_epochs`` is."""
+    tiny.workflow("plain", max_epochs=epochs).run()
+    tiny.workflow("override", **{"train#trainer#max_epochs": epochs}).run()
+    workflow = tiny.workflow("property")
+    workflow.max_epochs = epochs
+    workflow.initialize()
+    workflow.run()
+    plain = (tiny.folder / "plain" / "metrics.csv").read_text()
+    assert len(plain.splitlines()) == 1 + epochs
+    for other in ("override", "property"):
+        assert (tiny.folder / other / "metrics.csv").read_text() == plain
+        assert load_model(tiny.folder / other / "model.pt").settings["training"]["max_epochs"] == epochs
+
+
 def test_fine_tuning_starts_from_the_weights(tiny):
     tiny.workflow("first").run()
     settings = {"weights": str(tiny.folder / "first" / "model.pt"), "learning_rate": 1e-12, "max_epochs": 1}

@@ -2,13 +2,14 @@
 // Everything that comes from a file is set as text, never as markup.
 const PAGE = 25, UNUSUAL = 0.05;
 const rows = JSON.parse(document.getElementById("rows").textContent);
-const scored = rows.some((row) => "anomaly" in row);
+const scores = document.querySelector("main").dataset.scores.split(" ");
+const scored = rows.some((row) => scores.some((key) => key in row));
 
 const fixed = (digits) => (value) => value.toFixed(digits);
 const columns = [
   { key: "index", title: "Film", cell: film, kind: "film" },
   { key: "status", title: "Status", cell: state, kind: "state" },
-  ...(scored ? ["quality", "anomaly"] : []).flatMap((key) => [
+  ...(scored ? scores : []).flatMap((key) => [
     { key, title: key[0].toUpperCase() + key.slice(1), format: fixed(2), kind: "number", descending: true },
     { key: key + "_p", title: "p", format: (value) => value.toPrecision(2), kind: "number" },
     { key: key + "_part", title: "part" },
@@ -16,10 +17,10 @@ const columns = [
   { key: "warnings", title: "Warnings", format: (codes) => codes.join(", ") },
 ];
 const searched = rows.map((row) =>
-  ["index", "status", "reason", "format", "view", "sop_uid", "input_sha256", "path", "patient", "accession", "quality_part", "anomaly_part", "warnings"]
+  ["index", "status", "reason", "format", "view", "sop_uid", "input_sha256", "path", "patient", "accession", ...scores.map((key) => key + "_part"), "warnings"]
     .map((key) => row[key] ?? "").join("\n").toLowerCase());
 
-const view = { key: scored ? "anomaly" : "index", descending: scored, page: 0 };
+const view = { key: scored ? scores.at(-1) : "index", descending: scored, page: 0 };
 
 function add(parent, tag, text = "", className = "") {
   const element = parent.appendChild(document.createElement(tag));
@@ -55,7 +56,7 @@ function chosen() {
   return rows.map((_, i) => i).filter((i) => {
     const row = rows[i];
     return (!status || row.status === status)
-      && (Number.isNaN(limit) || row.quality_p <= limit || row.anomaly_p <= limit)
+      && (Number.isNaN(limit) || scores.some((key) => row[key + "_p"] <= limit))
       && words.every((word) => searched[i].includes(word));
   }).sort(compare);
 }

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_cxr_vae.networks import Critic
-from monai_cxr_vae.networks.critic import BINS, FEATURES, histogram
+from monai_cxr_vae.scoring import Critic
+from monai_cxr_vae.scoring.critic import BINS, FEATURES, histogram
 
 
 def inputs(n: int, size: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

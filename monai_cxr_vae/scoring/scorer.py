@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_cxr_vae.networks.critic import Critic
-from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES, exposure, texture
+from monai_cxr_vae.scores import ASPECTS, SCORES
+from monai_cxr_vae.scoring.critic import Critic
+from monai_cxr_vae.scoring.features import EXPOSURES, TEXTURES, exposure, texture
 
-# What is measured of a film; the last two are what a critic says.
-ASPECTS = ("residual", "local", "latent", "exposure", "texture", "fault", "finding")
-# The aspects that each score joins, and what they weigh, with a critic and without. Chosen on synthetic faults and
-# findings in validation films and on normal films of other sites. A critic has learnt which differences of technique
-# do not matter; residual, exposure and texture alarm at all of them, and would spoil what it says.
-SCORES = {
-    True: {"quality": {"latent": 1.0, "fault": 1.5}, "anomaly": {"finding": 1.0}},
-    False: {
-        "quality": {"residual": 1.0, "latent": 1.0, "exposure": 1.0, "texture": 1.0},
-        "anomaly": {"local": 0.1, "latent": 0.1},
-    },
-}
 DETAIL = 2  # the film is looked at with this many times the network's pixels along a side
 FEATURES = {"exposure": EXPOSURES, "texture": TEXTURES}
 CRITICISMS = ("fault", "finding")  # in the order of a critic's logits
@@ -40,7 +29,7 @@ class Aspects(NamedTuple):
         squares: ``(N, 1, S, S)`` squared difference of film and reconstruction, 0 outside of the film.
         mask: ``(N, 1, S, S)`` bool, where the film is.
         latent: ``(N, latent_size)`` posterior means.
-        exposure, texture: ``(N, 7)`` and ``(N, 8)``, see :mod:`monai_cxr_vae.networks.features`.
+        exposure, texture: ``(N, 7)`` and ``(N, 8)``, see :mod:`monai_cxr_vae.scoring.features`.
         critic: ``(N, 2)`` logits of a fault and a finding; no columns without a critic.
         places: ``(N, 1, S / 2, S / 2)`` logits of a finding at each place; no rows without a critic.
     """
@@ -68,15 +57,13 @@ class Scorer(nn.Module):
         variance: Tensor
         centre: Tensor
         spread: Tensor
-        quality_calibration: Tensor
-        anomaly_calibration: Tensor
         technique_calibration: Tensor
         heat_limit: Tensor
 
     def __init__(self, image_size: int, latent_size: int, critic: bool, films: int) -> None:
         super().__init__()
         self.critic = Critic() if critic else None
-        self.joined = SCORES[critic]
+        self.joined = {name: score.weights(critic) for name, score in SCORES.items()}
         self.aspects = tuple(name for name in ASPECTS if any(name in weights for weights in self.joined.values()))
         if "residual" in self.aspects:
             self.register_buffer("variance", torch.ones(image_size, image_size))
@@ -86,8 +73,8 @@ class Scorer(nn.Module):
             self.register_buffer(f"{name}_precision", torch.eye(size))
         self.register_buffer("centre", torch.zeros(len(self.aspects)))
         self.register_buffer("spread", torch.ones(len(self.aspects)))
-        self.register_buffer("quality_calibration", torch.zeros(films))
-        self.register_buffer("anomaly_calibration", torch.zeros(films))
+        for name in SCORES:
+            self.register_buffer(f"{name}_calibration", torch.zeros(films))
         self.register_buffer("technique_calibration", torch.zeros(films, len(TECHNIQUE)))
         self.register_buffer("heat_limit", torch.ones(()))
 
@@ -96,27 +83,16 @@ class Scorer(nn.Module):
         """A scorer that can load ``state``, a state dict of one."""
         size, latents = len(state.get("variance", ())), len(state["latent_mean"])
         critic = any(name.startswith("critic.") for name in state)
-        return cls(size, latents, critic, len(state["quality_calibration"]))
+        return cls(size, latents, critic, len(state[f"{next(iter(SCORES))}_calibration"]))
 
-    @staticmethod
-    def of_today(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a scorer, also of one that release 0.1 has written, as a scorer holds it today.
+    @property
+    def films(self) -> int:
+        """Number of normal films that p-values are told against; none in a scorer that is not calibrated."""
+        return len(self.technique_calibration)
 
-        A critic and what it has learnt stay. The scores of that release joined more aspects to it, so their
-        calibration does not hold any more; without a critic it does.
-        """
-        if "heat_limits" not in state:
-            return dict(state)
-        kept = {name: value for name, value in state.items() if name != "heat_limits"}
-        films = len(state["quality_calibration"])
-        if any(name.startswith("critic.") for name in state):
-            columns = [ASPECTS.index(name) for name in ASPECTS if any(name in w for w in SCORES[True].values())]
-            kept = {name: v for name, v in kept.items() if name.startswith(("critic.", "latent_"))}
-            kept |= {name: state[name][columns] for name in ("centre", "spread")}
-            kept |= {f"{name}_calibration": state["centre"][:0] for name in SCORES[True]}
-            films = 0
-        unknown = torch.full((films, len(TECHNIQUE)), torch.nan)
-        return kept | {"technique_calibration": unknown, "heat_limit": state["heat_limits"][0]}
+    def calibration(self, score: str) -> Tensor:
+        """A score of those films, in ascending order, ``(films,)``."""
+        return cast(Tensor, getattr(self, f"{score}_calibration"))
 
     @property
     def knows_normal_films(self) -> bool:
@@ -160,14 +136,13 @@ class Scorer(nn.Module):
         """``(N, len(self.aspects))``: the measurements in standard deviations of normal films."""
         return (self.measure(look) - self.centre) / self.spread
 
-    def scores(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
-        """Quality and anomaly, ``(N,)`` each: larger is less usual.
-
-        Quality is a soft maximum, since one fault is enough to spoil a film; anomaly is a weighted mean, since a
-        disease shows a little in many ways.
-        """
-        quality, anomaly = (self.contributions(standardised, name) for name in ("quality", "anomaly"))
-        return torch.logsumexp(quality, 1), anomaly.mean(1)
+    def scores(self, standardised: Tensor) -> dict[str, Tensor]:
+        """Each score of :data:`monai_cxr_vae.scores.SCORES`, ``(N,)``: larger is less usual."""
+        joined = {}
+        for name, score in SCORES.items():
+            parts = self.contributions(standardised, name)
+            joined[name] = torch.logsumexp(parts, 1) if score.soft_maximum else parts.mean(1)
+        return joined
 
     def contributions(self, standardised: Tensor, score: str) -> Tensor:
         """The aspects that a score joins times their weights, ``(N, n)``."""

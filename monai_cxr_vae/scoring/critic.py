@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_cxr_vae.networks.blocks import ResidualBlock, downsample, group_norm
-from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES
+from monai_cxr_vae.scoring.features import EXPOSURES, TEXTURES
 
 BINS = 16
 FEATURES = EXPOSURES + TEXTURES
@@ -69,7 +69,7 @@ class Critic(nn.Module):
         Args:
             film: ``(N, 1, 2 S, 2 S)`` in [0, 1].
             reconstruction: ``(N, 1, S, S)``, of the film at half the size.
-            features: ``(N, 15)``, exposure and texture (:mod:`monai_cxr_vae.networks.features`).
+            features: ``(N, 15)``, exposure and texture (:mod:`monai_cxr_vae.scoring.features`).
 
         Returns:
             ``(N, 2)`` (fault, finding) and ``(N, 1, S / 2, S / 2)``.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from monai_cxr_vae.networks.features import EXPOSURES, TEXTURES, exposure, texture
+from monai_cxr_vae.scoring.features import EXPOSURES, TEXTURES, exposure, texture
 
 seeds = st.integers(0, 2**32)
 
