@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from monai_cxr_vae import scores
+from monai_cxr_vae.cli import parser
 from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.settings import SETTINGS, Setting
@@ -59,7 +61,11 @@ COLUMN_MEANING = {
 def pages() -> dict[Path, str]:
     """The text of each page by its file."""
     reference = HERE / "reference"
-    return {reference / "settings.md": settings_page(), reference / "columns.md": columns_page()}
+    return {
+        reference / "settings.md": settings_page(),
+        reference / "columns.md": columns_page(),
+        reference / "commands.md": commands_page(),
+    }
 
 
 def settings_page() -> str:
@@ -103,6 +109,45 @@ def columns_page() -> str:
             "",
         ]
     )
+
+
+def commands_page() -> str:
+    lines = [
+        "# Commands",
+        "",
+        NOTE,
+        "What each command of `cxr-vae` takes beside [settings](settings.md); `cxr-vae COMMAND --help` prints both. "
+        "Names may be written with dashes.",
+    ]
+    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        taken = command.get_default("takes")
+        own = [action for action in command._actions if action.dest not in ("help", *taken)]
+        rows = [(f"`{' '.join(filter(None, (_word(action), _value(action))))}`", _help(action)) for action in own]
+        text = str(command.description)
+        lines += ["", f"## {name}", "", f"{text[0].upper()}{text[1:]}.", "", *_table(("argument", "meaning"), rows)]
+        if command.get_default("defaults"):
+            lines += ["", f"Settings: {', '.join(f'`{setting}`' for setting in taken)}."]
+        elif taken:
+            lines += ["", "Settings: those of its config."]
+    return "\n".join(lines) + "\n"
+
+
+def _word(action: argparse.Action) -> str:
+    return action.option_strings[-1] if action.option_strings else str(action.metavar)
+
+
+def _value(action: argparse.Action) -> str:
+    if not action.option_strings or action.nargs == 0:
+        return ""
+    return "\\|".join(action.choices) if action.choices else str(action.metavar or action.dest.upper())
+
+
+def _help(action: argparse.Action) -> str:
+    text = (action.help or "").replace("|", "\\|")
+    if action.default not in (None, argparse.SUPPRESS, False, []) and "default" not in text:
+        text += f" (default: {action.default})"
+    return text.strip() or ("Required." if action.required else "")
 
 
 def _must_be(setting: Setting) -> str:

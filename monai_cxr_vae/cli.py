@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("monai_cxr_vae").setLevel(logging.INFO)
     for chatty in ("monai", "ignite"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
-    arguments, rest = _parser().parse_known_args(_in_our_spelling(sys.argv[1:] if words is None else words))
+    arguments, rest = parser().parse_known_args(_in_our_spelling(sys.argv[1:] if words is None else words))
     try:
         return arguments.command(arguments, _given(arguments, rest)) or 0
     except KeyboardInterrupt:
@@ -66,10 +66,11 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="cxr-vae", description="Variational autoencoder for chest radiographs. Not for diagnosis.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> Parser:
+    """All commands with what they take."""
+    made = Parser(prog="cxr-vae", description="Variational autoencoder for chest radiographs. Not for diagnosis.")
+    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
     _add_reconstruct(commands)
     _add_score(commands)
@@ -78,11 +79,12 @@ def _parser() -> Parser:
     _add_calibrate(commands)
     _add_drift(commands)
     _add_embed(commands)
+    _add_traverse(commands)
     _add_sample(commands)
     _add_phantom(commands)
     _add_serve(commands)
     _add_outbox(commands)
-    return parser
+    return made
 
 
 def _add_train(commands: Any) -> None:
@@ -231,17 +233,61 @@ def _add_embed(commands: Any) -> None:
     sub.add_argument("folder", type=Path, metavar="IN")
     sub.add_argument("--output", type=Path, metavar="OUT", required=True)
     sub.add_argument("--paths", action="store_true", help="add the films' paths, which may tell who the patient is")
+    sub.add_argument(
+        "--columns",
+        action="store_true",
+        help="add what a list says of each film (patient, view, label, ...), which may tell who the patient is",
+    )
+    sub.add_argument(
+        "--projector",
+        action="store_true",
+        help="write OUT/projector too, latents with thumbnails of the films: tensorboard --logdir OUT/projector",
+    )
     _take_settings(sub, {"weights": None, "skip_unreadable": False, "bits": None})
 
 
 def _embed(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from monai_cxr_vae.data import datalist
     from monai_cxr_vae.inference.embed import embed
     from monai_cxr_vae.model import load_model
 
     model = load_model(arguments.weights)
-    reading = {"skip_unreadable": arguments.skip_unreadable, "bits": arguments.bits}
-    count = embed(model, arguments.folder, arguments.output, arguments.paths, **reading)
+    taken = {name: getattr(arguments, name) for name in ("paths", "columns", "projector", "skip_unreadable", "bits")}
+    count = embed(model, datalist(arguments.folder), arguments.output, **taken)
     print(f"latents of {count} films in {arguments.output}")
+
+
+def _add_traverse(commands: Any) -> None:
+    text = "show what latents mean: a film along the leading directions, and on the way to another film (a PNG)"
+    sub = _command(commands, "traverse", _traverse, text)
+    sub.add_argument("film", type=Path, metavar="FILM")
+    sub.add_argument("--to", type=Path, metavar="OTHER", help="a film that the last row leads to")
+    sub.add_argument("--output", type=Path, metavar="FILE", required=True, help="the picture, a PNG")
+    sub.add_argument(
+        "--directions",
+        type=_count,
+        metavar="N",
+        help="rows of leading directions (default: 6, or none for weights with a grid of latents)",
+    )
+    sub.add_argument("--steps", type=_count, default=7, help="films in a row (default: 7)")
+    sub.add_argument("--reach", type=_positive, default=3.0, help="of a direction, standard deviations (default: 3)")
+    _take_settings(sub, {"weights": None, "bits": None})
+
+
+def _traverse(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from monai_cxr_vae.data import FilmDataset, film_transforms
+    from monai_cxr_vae.evaluation.traverse import draw_traversal, leading_directions
+    from monai_cxr_vae.model import load_model
+
+    model = load_model(arguments.weights)
+    count = arguments.directions or (6 if model.fits_latents else 0)
+    directions = leading_directions(model, count) if count else None
+    transform = film_transforms(model.image_size, model.fit, arguments.bits)
+    paths = filter(None, (arguments.film, arguments.to))
+    film, *others = FilmDataset([{"image": str(path)} for path in paths], transform).images().split(1)
+    other = others[0] if others else None
+    draw_traversal(arguments.output, model, film, directions, other, arguments.steps, arguments.reach)
+    print(f"{arguments.output}: each direction is a row, and its share of what latents change in films")
 
 
 def _add_sample(commands: Any) -> None:
@@ -549,6 +595,16 @@ def _count(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return value
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
     return value
 
 

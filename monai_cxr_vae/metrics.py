@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
+_ACTIVE = 0.01
 WINDOW = 11  # pixels; with sigma 1.5 the window of Wang et al. 2004
 
 
@@ -53,10 +54,15 @@ def structural_similarity(reconstruction: Tensor, image: Tensor, mask: Tensor | 
     return (similarity * inside).flatten(1).sum(1) / inside.flatten(1).sum(1)
 
 
-def active_units(mu: Tensor) -> Tensor:
+def active_units(mean: Tensor, mean_of_squares: Tensor, n: Tensor | int) -> Tensor:
     """Number of latents that carry something: variance of mu over the films above 0.01 (Burda et al. 2016).
 
     Args:
-        mu: ``(N, ...)``.
+        mean: of each latent's mu over the films, ``(..., latents)`` in double precision.
+        mean_of_squares: likewise of its square.
+        n: number of films, at least two.
+
+    Returns:
+        ``(...)``.
     """
-    return (mu.float().var(0) > 0.01).sum()
+    return ((mean_of_squares - mean.square()) * n / (n - 1) > _ACTIVE).sum(-1)

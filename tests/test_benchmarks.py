@@ -60,6 +60,11 @@ def test_scaling(benchmark: Callable[[str], Any]):
 
 
 @pytest.mark.slow
+def test_memory(benchmark: Callable[[str], Any]):
+    check(benchmark("memory").measure(counts=(300, 1200)), 3)
+
+
+@pytest.mark.slow
 def test_serve(benchmark: Callable[[str], Any]):
     check(benchmark("serve").measure(count=4, single=2), 2)
 

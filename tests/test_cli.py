@@ -57,6 +57,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["score", "here"], "error: the following arguments are required: --output"),
         (["reconstruct", "in", "--output", "out", "--objects", "png"], "error: --objects must be a list of sc"),
         (["sample", "--output", "out", "--weights", "absent.pt"], "error: no weights file absent.pt"),
+        (
+            ["traverse", "film.png", "--output", "x.png", "--reach", "-1"],
+            "error: argument --reach: must be a number above",
+        ),
+        (["traverse", "absent.png", "--output", "x.png"], "error: 1 of 1 films cannot be read (1 read_error)"),
+        (
+            ["traverse", "film.png", "--output", "x.png", "--weights", "spatial", "--directions", "2"],
+            "error: a grid of",
+        ),
         (["sample", "--output", "out", "--like", "absent.png"], "error: 1 of 1 films cannot be read (1 read_error)"),
         (["evaluate", "in", "--output", "out", "--samples", "20"], "error: samples are measured beside the films of"),
         (["scan", "nowhere"], "error: "),
@@ -185,6 +194,19 @@ def test_embed_gives_each_films_own_latents(tmp_path: Path, weights: Path, monke
     np.testing.assert_allclose([float(row["mu_3"]) for row in table], arrays["mu"][:, 3])
     assert main([*words, "--paths"]) == 0
     assert [str(f) for f in sorted(films)] == np.load(tmp_path / "out" / "latents.npz")["path"].tolist()
+
+
+def test_traverse_draws_directions_and_the_way_to_another_film(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    film, other = write_phantoms(tmp_path / "films", 2, format="png", size=48)
+    words = ["traverse", str(film), "--output", str(tmp_path / "walk.png"), "--weights", str(weights)]
+    heights = []
+    for more in ([], ["--directions", "2"], ["--directions", "2", "--to", str(other)]):
+        assert main([*words, *more]) == 0
+        heights.append(cv2.imread(str(tmp_path / "walk.png")).shape[0])
+    assert heights[0] > heights[2] > heights[1]  # four rows (of as many latents), two, and three
 
 
 def test_scan_tells_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

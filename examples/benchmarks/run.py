@@ -18,7 +18,7 @@ import torch
 from side_by_side import Row, table
 
 TRAINED = ("peers", "spatial")
-NAMES = ("decode", "overhead", "inference", "ranks", "scaling", "serve", *TRAINED)
+NAMES = ("decode", "overhead", "inference", "ranks", "scaling", "memory", "serve", *TRAINED)
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def report_sites(model, folders: list[str], phantoms: int) -> None:
     print("| normal films | quality p < 0.05 | anomaly p < 0.05 |\n| --- | --- | --- |")
     for folder in folders:
         films = detail_films(model, datalist(folder))
-        cells = Measured(model, films.images(), films.masks()).alarms()
+        cells = Measured(model, films.images(), films.view("mask")[:]).alarms()
         print(f"| {Path(folder).name} ({len(films)}) | {cells} |", flush=True)
     if phantoms:
         side = DETAIL * model.image_size

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import logging
 import os
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +26,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from monai_cxr_vae.errors import Changed, FilmError, InputError, explain
+from monai_cxr_vae.errors import Changed, FilmError, InputError, OutputError, explain
 from monai_cxr_vae.files import check_size, open_file, write_whole
 from monai_cxr_vae.film import read_film
 from monai_cxr_vae.machine import cpu_count
@@ -34,6 +37,7 @@ from monai_cxr_vae.progress import Progress, progress
 logger = logging.getLogger(__name__)
 
 FULL = 65535
+_MUCH = 10**8  # bytes
 
 
 class FilmDataset(Dataset):
@@ -55,6 +59,7 @@ class FilmDataset(Dataset):
 
     Raises:
         InputError: films that cannot be read, or none that can.
+        OutputError: the store cannot be written.
         WorkerError: the processes that read films cannot be started.
     """
 
@@ -68,13 +73,15 @@ class FilmDataset(Dataset):
     ) -> None:
         check_main_guard()  # before the lock of the store, which the script's first process holds
         self.transform = transform
-        store = FilmStore(cache_dir or cache_folder() / "films", transform)
+        with _keeping(cache_dir):
+            store = FilmStore(cache_dir or cache_folder() / "films", transform)
         data = list(data)
         with ThreadPoolExecutor(cpu_count()) as pool:
             digests = pool.map(_digest, (item["image"] for item in data))
             seen = list(zip(data, progress(digests, "comparing films", len(data)), strict=True))
         known = [(item, digest) for item, digest in seen if isinstance(digest, str)]
-        records, failures = store.records([item["image"] for item, _ in known], [digest for _, digest in known])
+        with _keeping(store.folder):
+            records, failures = store.records([item["image"] for item, _ in known], [digest for _, digest in known])
         reasons = [failures.get(d) if isinstance(d, str) else explain(d)[1] for _, d in seen]
         self.data = [item for item, reason in zip(data, reasons, strict=True) if reason is None]
         self.labelled = all("label" in item for item in self.data)
@@ -96,31 +103,62 @@ class FilmDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         rows = self.records[np.asarray(indices)]
-        images = self.films[rows["record"]].astype(np.float32)
-        images /= FULL  # in place: fresh memory costs ten times the division
-        side = np.arange(images.shape[-1])
-        top, left, height, width = rows["box"].T[..., None]
-        down, across = (top <= side) & (side < top + height), (left <= side) & (side < left + width)
-        masks = down[:, :, None] & across[:, None, :]
-        batch: dict[str, Any] = {"image": torch.from_numpy(images)[:, None], "mask": torch.from_numpy(masks)[:, None]}
+        batch: dict[str, Any] = {"image": self._images(rows), "mask": self._masks(rows)}
         if self.labelled:
             labels = [self.data[i]["label"] for i in indices]
             batch["label"] = torch.tensor(labels) if isinstance(labels[0], Real | list) else labels
         return batch
 
-    def batches(self, size: int = 64) -> Iterator[Tensor]:
-        """All films in order, ``(size, 1, S, S)`` at a time, the last one perhaps shorter."""
-        for start in range(0, len(self), size):
-            yield self.__getitems__(range(start, min(start + size, len(self))))["image"]
+    def view(self, name: Literal["image", "mask"]) -> FilmView:
+        """All films, or their masks, to be sliced like a tensor ``(N, 1, S, S)``: only what is sliced is read."""
+        return FilmView(self.records, self._images if name == "image" else self._masks)
+
+    def batches(self, what: str | None = None, size: int = 64) -> Iterator[dict[str, Tensor]]:
+        """All films in order, ``size`` at a time, the last batch perhaps smaller.
+
+        Args:
+            what: what is done, to be shown with how far it has come; None shows nothing.
+            size: films at a time.
+        """
+        with Progress(what or "", len(self), shown=what is not None) as seen:
+            for start in range(0, len(self), size):
+                stop = min(start + size, len(self))
+                yield self.__getitems__(range(start, stop))
+                seen.update(stop - start)
 
     def images(self, maximum: int | None = None) -> Tensor:
         """All films, or ``maximum`` of them spread evenly, ``(n, 1, S, S)`` float32 in [0, 1]."""
         n = len(self) if maximum is None else min(maximum, len(self))
-        return self.__getitems__(np.linspace(0, len(self) - 1, n).round().astype(int).tolist())["image"]
+        return self.view("image")[np.linspace(0, len(self) - 1, n).round().astype(int)]
 
-    def masks(self) -> Tensor:
-        """Where the films are, ``(N, 1, S, S)`` bool, in the order of :meth:`images`."""
-        return self.__getitems__(range(len(self)))["mask"]
+    def _images(self, rows: np.ndarray) -> Tensor:
+        images = self.films[rows["record"]].astype(np.float32)
+        images /= FULL  # in place: fresh memory costs ten times the division
+        return torch.from_numpy(images)[:, None]
+
+    def _masks(self, rows: np.ndarray) -> Tensor:
+        side = np.arange(self.films.shape[-1])
+        top, left, height, width = rows["box"].T[..., None]
+        down, across = (top <= side) & (side < top + height), (left <= side) & (side < left + width)
+        return torch.from_numpy(down[:, :, None] & across[:, None, :])[:, None]
+
+
+class FilmView:
+    """What :meth:`FilmDataset.view` gives.
+
+    Args:
+        records: rows of the store's index.
+        read: from some of them to ``(n, 1, S, S)``.
+    """
+
+    def __init__(self, records: np.ndarray, read: Callable[[np.ndarray], Tensor]) -> None:
+        self._records, self._read = records, read
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, chosen: slice | Sequence[int] | np.ndarray) -> Tensor:
+        return self._read(self._records[chosen])
 
 
 def report_unreadable(
@@ -209,6 +247,7 @@ class FilmStore:
     def _fill(self, missing: dict[str, str], index: dict[str, dict[str, Any]]) -> dict[str, str]:
         """Decode films into the store, in processes of their own; return why some could not be, by digest."""
         failures: dict[str, str] = {}
+        known = len(index)
         tasks = deque(_Task(path, digest) for digest, path in missing.items())
         with (
             IsolatedPool(_Decode(self.transform), in_flight=1) as pool,
@@ -223,6 +262,8 @@ class FilmStore:
                     continue
                 pixels, box = film
                 size = pixels.shape[0] * pixels.shape[1] * 2
+                if len(index) == known:
+                    self._announce(size * len(missing))
                 record = len(index)
                 films.seek(record * size)
                 films.truncate(record * size)
@@ -233,6 +274,17 @@ class FilmStore:
                 lines.flush()
         return failures
 
+    def _announce(self, size: int) -> None:
+        """Say what is about to be stored if it is much, in bytes, while nothing is lost yet.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        if size > shutil.disk_usage(self.folder).free:
+            raise OSError(errno.ENOSPC, f"they take {_readable(size)}, which is not free")
+        if size >= _MUCH:
+            logger.info("decoded films take %s in %s", _readable(size), self.folder)
+
     def _read_index(self) -> dict[str, dict[str, Any]]:
         file = self.folder / "index.jsonl"
         if not file.exists():
@@ -242,6 +294,23 @@ class FilmStore:
         if len(whole) < len(text):  # a writer was killed in the middle of a line
             os.truncate(file, len(whole))
         return {entry.pop("digest"): entry for entry in map(json.loads, whole.splitlines())}
+
+
+@contextlib.contextmanager
+def _keeping(folder: str | os.PathLike | None) -> Iterator[None]:
+    """Say which folder cannot hold the films, and what names another one."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"decoded films cannot be kept in {folder or error.filename}: {error.strerror or type(error).__name__}; "
+            "--cache_dir, or XDG_CACHE_HOME in the environment, names another folder"
+        ) from error
+
+
+def _readable(size: int) -> str:
+    scale, unit = next((s, unit) for s, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= s or unit == "kB")
+    return f"{size / scale:.1f} {unit}"
 
 
 def _describe(value: Any, above: tuple[int, ...] = ()) -> str:

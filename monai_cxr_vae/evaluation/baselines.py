@@ -2,113 +2,127 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
+from monai_cxr_vae.networks.components import MOST_FILMS, Films, parts, principal_components
 
 BLOCK_SIDES = (4, 8, 16, 32)
 _MOST_BLOCKS = 200_000  # a block has at most 1024 pixels, so more of them change nothing
+_PART = 64  # films at a time
 
 
-def mean_image(films: Tensor, train_films: Tensor) -> Tensor:
-    """The mean training film for every film, ``(N, 1, S, S)``: what a model knows that knows nothing of the film."""
-    return train_films.mean(0, keepdim=True).expand_as(films)
+class Code(NamedTuple):
+    """A method that is ready for films, and what it needs for each of them.
+
+    ``reconstruct``: films ``(N, 1, S, S)`` in [0, 1] to what is left of them. ``size``: ``values`` per film, ...
+    """
+
+    reconstruct: Callable[[Tensor], Tensor]
+    size: dict[str, int]
 
 
-def pca(films: Tensor, train_films: Tensor, components: int, seed: int = 0) -> tuple[Tensor, int]:
-    """Reconstructions from the leading principal components of the training films: the best linear code.
+def mean_image(train_films: Films) -> Code:
+    """The mean training film for every film: what a model knows that knows nothing of the film.
 
     Args:
-        films: ``(N, 1, S, S)`` in [0, 1].
+        train_films: ``(M, 1, S, S)`` in [0, 1]; at most 5,000 are taken, as for all that is fitted here.
+    """
+    n = min(len(train_films), MOST_FILMS)
+    total = sum((part.double().sum(0, keepdim=True) for part in parts(train_films, _PART)), torch.zeros(()))
+    mean = (total / n).float()
+    return Code(lambda films: mean.expand_as(films), {"values": 0})
+
+
+def pca(train_films: Films, components: int) -> Code:
+    """Leading principal components of the training films: the best linear code.
+
+    Args:
         train_films: ``(M, 1, S, S)`` in [0, 1].
         components: values per film; fewer are used when there are not so many training films or pixels.
-        seed: of the randomised solver.
-
-    Returns:
-        The reconstructions ``(N, 1, S, S)`` and the number of components used.
     """
-    rows = train_films.flatten(1)
-    components = min(components, len(rows) - 1, rows.shape[1])
-    return _project(rows, films.flatten(1), components, seed).view_as(films), components
+    found = principal_components(train_films, components)
+    mean, directions = found.mean.float(), found.directions.float()
+
+    def reconstruct(films: Tensor) -> Tensor:
+        return (mean + ((films.flatten(1) - mean) @ directions) @ directions.T).view_as(films)
+
+    return Code(reconstruct, {"components": len(found.variance), "values": len(found.variance)})
 
 
-def block_pca(
-    films: Tensor, train_films: Tensor, values: int, mask: Tensor | None = None, seed: int = 0
-) -> tuple[Tensor, dict[str, int]] | None:
-    """Reconstructions from principal components of square blocks, on the grid that suits these films best.
+def block_pca(train_films: Films, values: int, films: Films, masks: Films | None = None, seed: int = 0) -> Code | None:
+    """Principal components of square blocks, on the grid that suits these films best.
 
     The strongest linear code when a film has more values than there are training films. The grid is chosen by the PSNR
     on ``films`` themselves, in the baseline's favour.
 
     Args:
-        films: ``(N, 1, S, S)`` in [0, 1].
         train_films: ``(M, 1, S, S)`` in [0, 1].
         values: values per film, over all its blocks.
-        mask: ``(N, 1, S, S)`` bool, true where the film is.
-        seed: of the choice of blocks and of the solver.
+        films: ``(N, 1, S, S)`` in [0, 1].
+        masks: ``(N, 1, S, S)`` bool, true where the film is.
+        seed: of the choice of blocks.
 
     Returns:
-        The reconstructions and ``{"grid", "components", "values"}`` (blocks per side, components per block, values per
-        film), or None when no grid has at least one component per block.
+        The code, whose size has ``grid`` (blocks per side) and ``components`` (per block), or None when no grid has at
+        least one component per block.
     """
-    size, best = films.shape[-1], None
+    size, best = films[:1].shape[-1], None
     for side in BLOCK_SIDES:
         grid, components = size // side, values * side**2 // size**2
         if size % side or not 1 <= components <= side**2:
             continue
-        train = _blocks(train_films, side, _MOST_BLOCKS, seed)
-        if len(train) <= components:
+        fitted = _block_components(train_films, side, components, seed)
+        if fitted is None:
             continue
-        blocks = _project(train, _blocks(films, side), components, seed)
-        made = F.fold(blocks.view(len(films), -1, side**2).transpose(1, 2), (size, size), side, stride=side)
-        psnr = float(peak_signal_to_noise_ratio(made, films, mask).mean())
+        found = {"grid": grid, "components": components, "values": components * grid**2}
+        code = Code(_BlockProjection(side, *fitted), found)
+        psnr = _mean_psnr(code, films, masks)
         if best is None or psnr > best[0]:
-            best = psnr, made, {"grid": grid, "components": components, "values": components * grid**2}
-    return best and best[1:]
+            best = psnr, code
+    return best and best[1]
 
 
-def bicubic(films: Tensor, values: int) -> tuple[Tensor, int]:
-    """Films shrunk to at most ``values`` pixels (bicubic with anti-aliasing) and enlarged again (bicubic).
+def bicubic(size: int, values: int) -> Code:
+    """Films of side ``size`` shrunk to at most ``values`` pixels (with anti-aliasing) and enlarged again, bicubic."""
+    side = min(math.isqrt(values), size)
 
-    Returns:
-        The reconstructions ``(N, 1, S, S)`` and the number of values per film.
-    """
-    side = min(math.isqrt(values), films.shape[-1])
-    small = F.interpolate(films, (side, side), mode="bicubic", antialias=True)
-    return F.interpolate(small, films.shape[2:], mode="bicubic"), side**2
+    def reconstruct(films: Tensor) -> Tensor:
+        small = F.interpolate(films, (side, side), mode="bicubic", antialias=True)
+        return F.interpolate(small, films.shape[2:], mode="bicubic")
+
+    return Code(reconstruct, {"values": side**2})
 
 
-def low_pass_dct(films: Tensor, values: int) -> tuple[Tensor, int]:
-    """Films from the lowest frequencies of their cosine transform, a square of at most ``values`` of them.
-
-    Returns:
-        The reconstructions ``(N, 1, S, S)`` and the number of values per film.
-    """
-    side = min(math.isqrt(values), films.shape[-1])
-    slow = _cosines(films.shape[-1])[:side]
+def low_pass_dct(size: int, values: int) -> Code:
+    """Films of side ``size`` from the lowest frequencies of their cosine transform, a square of at most ``values``."""
+    side = min(math.isqrt(values), size)
+    slow = _cosines(size)[:side]
     project = slow.T @ slow
-    return project @ films @ project, side**2
+    return Code(lambda films: project @ films @ project, {"values": side**2})
 
 
-def best_dct(films: Tensor, values: int) -> tuple[Tensor, int]:
-    """Films from the ``values`` largest coefficients of each one's own cosine transform.
+def best_dct(size: int, values: int) -> Code:
+    """Films of side ``size`` from the ``values`` largest coefficients of each one's own cosine transform.
 
     Not a code of that many values, since which coefficients they are is not counted: a bound for transform codes.
-
-    Returns:
-        The reconstructions ``(N, 1, S, S)`` and the number of coefficients per film.
     """
-    cosines = _cosines(films.shape[-1])
-    spectrum = (cosines @ films @ cosines.T).flatten(1)
-    values = min(values, spectrum.shape[1])
-    largest = spectrum.abs().topk(values, dim=1).indices
-    kept = torch.zeros_like(spectrum).scatter_(1, largest, spectrum.gather(1, largest)).view_as(films)
-    return cosines.T @ kept @ cosines, values
+    cosines, values = _cosines(size), min(values, size**2)
+
+    def reconstruct(films: Tensor) -> Tensor:
+        spectrum = (cosines @ films @ cosines.T).flatten(1)
+        largest = spectrum.abs().topk(values, dim=1).indices
+        kept = torch.zeros_like(spectrum).scatter_(1, largest, spectrum.gather(1, largest)).view_as(films)
+        return cosines.T @ kept @ cosines
+
+    return Code(reconstruct, {"values": values})
 
 
 def _cosines(size: int) -> Tensor:
@@ -119,19 +133,43 @@ def _cosines(size: int) -> Tensor:
     return matrix.float()
 
 
-def _blocks(films: Tensor, side: int, most: int | None = None, seed: int = 0) -> Tensor:
-    """Films cut into blocks, ``(blocks, side * side)``, ``most`` of them at random."""
-    if most is not None:
-        # Films, then blocks: cutting all films at once would hold the training set a second time.
-        per_film = (films.shape[-1] // side) ** 2
-        order = torch.randperm(len(films), generator=torch.Generator().manual_seed(seed))
-        films = films[order[: -(-most // per_film)]]
-    return F.unfold(films, side, stride=side).transpose(1, 2).reshape(-1, side**2)[:most]
+class _BlockProjection:
+    """Films ``(N, 1, S, S)`` from what components keep of their blocks."""
+
+    def __init__(self, side: int, mean: Tensor, directions: Tensor) -> None:
+        self.side, self.mean, self.directions = side, mean, directions
+
+    def __call__(self, films: Tensor) -> Tensor:
+        rows = _blocks(films, self.side) - self.mean
+        blocks = (self.mean + (rows @ self.directions) @ self.directions.T).view(len(films), -1, self.side**2)
+        return F.fold(blocks.transpose(1, 2), films.shape[2:], self.side, stride=self.side)
 
 
-def _project(train: Tensor, rows: Tensor, components: int, seed: int) -> Tensor:
-    """``rows`` on the leading principal components of ``train``."""
-    # Blocks have few pixels, and the solver that is exact is fast; whole films need the randomised one.
-    solver = "covariance_eigh" if train.shape[1] <= max(BLOCK_SIDES) ** 2 <= len(train) else "auto"
-    fitted = PCA(components, svd_solver=solver, iterated_power=7, random_state=seed).fit(train.numpy())
-    return torch.from_numpy(fitted.inverse_transform(fitted.transform(rows.numpy()))).float()
+def _blocks(films: Tensor, side: int) -> Tensor:
+    """Films cut into blocks, ``(blocks, side * side)``."""
+    return F.unfold(films, side, stride=side).transpose(1, 2).reshape(-1, side**2)
+
+
+def _block_components(films: Films, side: int, components: int, seed: int) -> tuple[Tensor, Tensor] | None:
+    """Mean and leading directions of the blocks of films that are drawn at random; None if they are too few."""
+    per_film = (films[:1].shape[-1] // side) ** 2
+    order = torch.randperm(len(films), generator=torch.Generator().manual_seed(seed))
+    chosen = order[: -(-_MOST_BLOCKS // per_film)].numpy()
+    n = per_film * len(chosen)
+    if n <= components:
+        return None
+    total, products = torch.zeros(side**2, dtype=torch.float64), torch.zeros(side**2, side**2, dtype=torch.float64)
+    for start in range(0, len(chosen), _PART):
+        rows = _blocks(films[chosen[start : start + _PART]], side).double()
+        total += rows.sum(0)
+        products += rows.T @ rows
+    mean = total / n
+    directions = torch.linalg.eigh(products / n - torch.outer(mean, mean))[1].flip(1)[:, :components]
+    return mean.float(), directions.float()
+
+
+def _mean_psnr(code: Code, films: Films, masks: Films | None) -> float:
+    of_films = parts(films, _PART, "choosing blocks")
+    of_masks = itertools.repeat(None) if masks is None else parts(masks, _PART)
+    found = [peak_signal_to_noise_ratio(code.reconstruct(x), x, m) for x, m in zip(of_films, of_masks, strict=False)]
+    return float(torch.cat(found).mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation.metrics import cut
 from monai_cxr_vae.files import write_whole
+from monai_cxr_vae.networks.components import Films
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared
 _NAMES = {
@@ -30,13 +31,18 @@ _SMALL = 9  # font size of axis labels
 
 
 def draw_reconstructions(
-    path: str | os.PathLike, films: Tensor, reconstructions: Tensor, psnr: Tensor, masks: Tensor | None = None
+    path: str | os.PathLike,
+    films: Films,
+    reconstruct: Callable[[Tensor], Tensor],
+    psnr: Tensor,
+    masks: Films | None = None,
 ) -> None:
     """Write the best, the median and the worst film by PSNR: film, reconstruction and their difference.
 
     Args:
         path: PNG to write.
-        films, reconstructions: ``(N, 1, S, S)``, intensities in [0, 1].
+        films: ``(N, 1, S, S)``, intensities in [0, 1].
+        reconstruct: from films to their reconstructions.
         psnr: ``(N,)`` dB.
         masks: ``(N, 1, S, S)`` bool; padding is cut off.
     """
@@ -45,8 +51,9 @@ def draw_reconstructions(
     figure = Figure(figsize=(8.2, 7.2), dpi=150, layout="constrained")
     axes = figure.subplots(3, 3)
     for row, (name, i) in zip(axes, chosen.items(), strict=True):
-        mask = torch.ones_like(films[:1], dtype=torch.bool) if masks is None else masks[i : i + 1]
-        film, made = (cut(x[i : i + 1], mask)[0, 0].numpy() for x in (films, reconstructions.clamp(0, 1)))
+        whole = films[i : i + 1]
+        mask = torch.ones_like(whole, dtype=torch.bool) if masks is None else masks[i : i + 1]
+        film, made = (cut(x, mask)[0, 0].numpy() for x in (whole, reconstruct(whole).clamp(0, 1)))
         for axis, picture in zip(row, (film, made), strict=False):
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
         difference = row[2].imshow(made - film, cmap="RdBu_r", vmin=-DIFFERENCE, vmax=DIFFERENCE)

@@ -1,4 +1,4 @@
-"""Metrics of reconstructions and latents, one value per film, and their bootstrap intervals."""
+"""Metrics of reconstructions and latents, one value per film."""
 
 from __future__ import annotations
 
@@ -71,39 +71,3 @@ def kl_per_unit(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL divergence of each latent from N(0, 1), ``(N, latents)`` in nats; its row sums are the films' KL."""
     mu, logvar = mu.float(), logvar.float()
     return -0.5 * (1 + logvar - mu.square() - logvar.exp())
-
-
-class Bootstrap:
-    """Percentile intervals over resampled films (Efron); all metrics of one evaluation share the same resamples.
-
-    Args:
-        n: number of films.
-        resamples: how many times ``n`` films are drawn with replacement.
-        level: share of the resampled means that lie inside the interval.
-        seed: the same seed draws the same films.
-    """
-
-    def __init__(self, n: int, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> None:
-        drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-        self.counts = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
-            1, drawn, torch.ones(1, dtype=torch.float64).expand(resamples, n)
-        )
-        self.level = level
-
-    def means(self, values: Tensor) -> Tensor:
-        """Mean over the films of each resample, ``(resamples, ...)`` of ``values`` ``(n, ...)``, NaN left out."""
-        flat = values.double().reshape(len(values), -1)
-        means = (self.counts @ flat.nan_to_num()) / (self.counts @ (~flat.isnan()).double())
-        return means.reshape(-1, *values.shape[1:])
-
-    def interval(self, statistics: Tensor) -> Tensor:
-        """Bounds ``(2, ...)`` of a statistic of each resample, ``(resamples, ...)``."""
-        tail = (1 - self.level) / 2
-        bounds = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-        return statistics.double().nanquantile(bounds, dim=0)
-
-    def summary(self, values: Tensor) -> dict[str, object]:
-        """``{"mean", "ci95" (named after the level), "n"}`` of one value per film ``(n,)``; NaN are left out of all."""
-        name = f"ci{100 * self.level:g}"
-        bounds = self.interval(self.means(values)).tolist()
-        return {"mean": float(values.double().nanmean()), name: bounds, "n": int((~values.isnan()).sum())}

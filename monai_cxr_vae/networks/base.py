@@ -21,7 +21,8 @@ class VAENetwork(Protocol):
 
     A network may have more, and what needs it is left out where it has not:
 
-    * ``initialize_linear(images)`` starts a fresh training from films ``(N, 1, S, S)``, before the first step.
+    * ``initialize_linear(images)`` starts a fresh training from films, before the first step. They may be more than fit
+      into memory: ``images[i:j]`` reads some, ``(j - i, 1, S, S)``, and ``len(images)`` counts all.
     * ``learns_prior = True``, ``prior(z)`` and ``sample_latents(n, generator)``, as those of :class:`AnyVAE`: the prior
       of the latents is learned, and not the standard normal.
     * parameters in modules named ``linear_...`` learn slowly (:func:`monai_cxr_vae.training.parameter_groups`).

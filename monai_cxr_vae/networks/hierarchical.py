@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_cxr_vae.networks.base import AnyVAE, check_films
+from monai_cxr_vae.networks.components import Films, Formed
 from monai_cxr_vae.networks.flow import GridFlow, VectorFlow, carry
 from monai_cxr_vae.networks.spatial import lapped_transform
 from monai_cxr_vae.networks.vae import VAE
@@ -166,9 +168,9 @@ class HierarchicalVAE(AnyVAE):
         return self.decode(torch.cat([codes, film.flatten(1), details.flatten(1)], 1))
 
     @torch.jit.unused
-    def initialize_linear(self, images: Tensor) -> None:
+    def initialize_linear(self, images: Films) -> None:
         """Start the codes from principal components of ``images``, ``(N, 1, S, S)`` in [0, 1]."""
-        self.codes.initialize_linear(F.avg_pool2d(images, 4))
+        self.codes.initialize_linear(Formed(images, partial(F.avg_pool2d, kernel_size=_STRIDE)))
 
 
 class Level(nn.Module):

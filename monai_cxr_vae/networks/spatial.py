@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from monai_cxr_vae.networks.base import AnyVAE, check_films
 from monai_cxr_vae.networks.blocks import ResidualBlock, bound_logvar, group_norm, unbound_logvar, zero
+from monai_cxr_vae.networks.components import MOST_FILMS, Films, parts
 
 __all__ = ["SpatialVAE"]
 
@@ -145,27 +146,30 @@ class SpatialVAE(AnyVAE):
 
     @torch.jit.unused
     @torch.no_grad()
-    def initialize_linear(self, images: Tensor) -> None:
+    def initialize_linear(self, images: Films) -> None:
         """Start from principal components of lapped blocks, and keep those of the largest variance.
 
         Every latent has unit variance over ``images`` and the posterior variance is that of probabilistic PCA (Tipping
         and Bishop 1999).
 
         Args:
-            images: ``(N, 1, S, S)`` in [0, 1], at least two films; a few thousand are a good sample.
+            images: ``(N, 1, S, S)`` in [0, 1], at least two films, read in parts; of more than 5,000 that many, evenly
+                chosen.
 
         Raises:
             ValueError: fewer than two films.
         """
         if len(images) < 2:
             raise ValueError("principal components need at least two films")
-        check_films(images, self.image_size)
+        check_films(images[:1], self.image_size)
         for gain in (self.linear_gain_encoder, self.linear_gain_decoder):
             nn.init.ones_(gain)
         for correction in (self.correct_film, self.correct_reconstruction):
             correction.silence()
-        self.linear_mean.copy_(images.mean(0))
-        variances, vectors, covariances = self._block_statistics(images)
+        n = min(len(images), MOST_FILMS)
+        total = sum((part.double().sum(0) for part in parts(images, _CHUNK)), torch.zeros(()))
+        self.linear_mean.copy_(total / n)
+        variances, vectors, covariances = self._block_statistics(images, n)
 
         group_of = self._like_places(covariances[:, -self.components :, -self.components :])
         self.order.copy_(group_of.argsort(stable=True))
@@ -187,24 +191,25 @@ class SpatialVAE(AnyVAE):
         self.kept.copy_(self._slots(kept_variance))
         variance = kept_variance[self.order.cpu()].flatten()[self.kept.cpu()].clamp(min=1e-12)
         self.deviation.copy_(variance.sqrt())
-        total = sum(float(blocks.double().square().sum()) for blocks in self._centred_blocks(images))
-        noise = max(total / (len(images) - 1) - float(variance.sum()), 1e-12) / self.image_size**2
+        squares = sum(float(blocks.double().square().sum()) for blocks in self._centred_blocks(images))
+        noise = max(squares / (n - 1) - float(variance.sum()), 1e-12) / self.image_size**2
         self.logvar.copy_(unbound_logvar((noise / (variance + noise)).log()))
 
-    def _block_statistics(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _block_statistics(self, images: Films, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Principal variances and directions of all blocks, and each place's covariance in whitened coordinates."""
         all_places = (b.flatten(0, 1) for b in self._centred_blocks(images))
-        covariance = sum((rows.T @ rows for rows in all_places), torch.zeros(())) / (self.cells * (len(images) - 1))
+        covariance = sum((rows.T @ rows for rows in all_places), torch.zeros(())) / (self.cells * (n - 1))
         variances, vectors = torch.linalg.eigh(covariance.double())
         variances = variances.clamp(min=max(1e-12 * float(variances[-1]), 1e-18))
         # Whitened, single precision is enough: in pixels the small components would drown in the rounding of the large.
         whiten = (vectors / variances.sqrt()).float()
         whitened = (b @ whiten for b in self._centred_blocks(images))
-        covariances = sum((b.mT @ b for b in whitened), torch.zeros(())) / (len(images) - 1)
+        covariances = sum((b.mT @ b for b in whitened), torch.zeros(())) / (n - 1)
         return variances, vectors, covariances
 
-    def _centred_blocks(self, images: Tensor) -> Iterator[Tensor]:
-        return (self._blocks(part.to(self.linear_mean)) for part in images.split(_CHUNK))
+    def _centred_blocks(self, images: Films) -> Iterator[Tensor]:
+        shown = "principal components"
+        return (self._blocks(part.to(self.linear_mean)) for part in parts(images, _CHUNK, shown))
 
     def _like_places(self, covariances: Tensor) -> Tensor:
         """Group of each cell, by how alike their covariances ``(cells, D, D)`` are."""

@@ -19,6 +19,7 @@ from monai_cxr_vae.networks.blocks import (
     unbound_logvar,
     zero,
 )
+from monai_cxr_vae.networks.components import Films, Formed, principal_components
 
 __all__ = ["VAE"]
 
@@ -126,50 +127,42 @@ class VAE(AnyVAE):
 
     @torch.jit.unused
     @torch.no_grad()
-    def initialize_linear(self, images: Tensor) -> None:
+    def initialize_linear(self, images: Films) -> None:
         """Start from PCA: the model reconstructs as the leading principal components of ``images`` do.
 
         Every latent has unit variance over ``images`` and the posterior variance is that of probabilistic PCA (Tipping
         and Bishop 1999). With fewer films than latents the latents that are left over start at zero.
 
         Args:
-            images: ``(N, 1, S, S)`` in [0, 1], at least two films; a few thousand are a good sample.
+            images: ``(N, 1, S, S)`` in [0, 1], at least two films, read in parts; of more than 5,000 that many, evenly
+                chosen.
 
         Raises:
             ValueError: fewer than two films.
         """
         if len(images) < 2:
             raise ValueError("principal components need at least two films")
-        flat = images.flatten(1).double()
-        mean = flat.mean(0)
-        variance, components = _principal_components(flat - mean, self.latent_size)
+        width, coarsened = self.linear_features.out_features, not isinstance(self.coarse, nn.Identity)
+        found = principal_components(images, self.latent_size if coarsened else max(self.latent_size, width))
+        mean, variance = found.mean, found.variance[: self.latent_size]
+        components = found.directions[:, : self.latent_size]
 
         for layer in (self.guess_head, self.linear_correct, self.mu_head, self.logvar_head):
             zero(layer)
         for layer in (self.field_head, self.gain_head, self.linear_addition, self.linear_encoder, self.linear_decoder):
             zero(layer)
         k, deviation = len(variance), variance.sqrt()
-        rest = ((flat - mean).square().sum() / (len(flat) - 1) - variance.sum()).clamp(min=0) / flat.shape[1]
+        rest = (found.total - variance.sum()).clamp(min=0) / len(mean)
         _set(self.linear_encoder, components.T / deviation[:, None], -(mean @ components) / deviation)
         self.linear_decoder.weight[:, :k] = (components * deviation).to(self.linear_decoder.weight)
         self.linear_decoder.bias.copy_(mean)
         self.logvar_head.bias[:k] = unbound_logvar((rest / (variance + rest)).log()).to(self.logvar_head.bias)
         # The perceptron sees the components nearly whitened.
-        flat = self.coarse(images).flatten(1).double()
-        mean = flat.mean(0)
-        variance, components = _principal_components(flat - mean, self.linear_features.out_features)
+        if coarsened:
+            found = principal_components(Formed(images, self.coarse), width)
+        variance, components = found.variance[:width], found.directions[:, :width]
         deviation = (variance + variance[-1]).sqrt()
-        _set(self.linear_features, components.T / deviation[:, None], -(mean @ components) / deviation)
-
-
-def _principal_components(centred: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Variances ``(k,)`` and unit directions ``(D, k)`` of rows ``(N, D)``; fewer when the rows have no more."""
-    n, d = centred.shape
-    # The smaller of covariance and Gram matrix has the same leading eigenvalues.
-    values, vectors = torch.linalg.eigh(centred.T @ centred if n > d else centred @ centred.T)
-    k = min(k, n - 1, d)
-    values, vectors = values.flip(0)[:k].clamp(min=1e-12), vectors.flip(1)[:, :k]
-    return values / (n - 1), vectors if n > d else centred.T @ vectors / values.sqrt()
+        _set(self.linear_features, components.T / deviation[:, None], -(found.mean @ components) / deviation)
 
 
 def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:

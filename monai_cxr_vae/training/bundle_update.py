@@ -79,7 +79,7 @@ def update(
 @torch.no_grad()
 def _psnr(model: RadiographVAE, films: FilmDataset) -> float:
     values = [
-        peak_signal_to_noise_ratio(model.reconstruct(images), images, masks)
-        for images, masks in zip(films.batches(), films.masks().split(64), strict=True)
+        peak_signal_to_noise_ratio(model.reconstruct(batch["image"]), batch["image"], batch["mask"])
+        for batch in films.batches()
     ]
     return float(torch.cat(values).mean())

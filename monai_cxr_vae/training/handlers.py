@@ -68,7 +68,7 @@ class LinearStart:
     def __call__(self, engine: Workflow) -> None:
         start = getattr(self.network.network, "initialize_linear", None)
         if start is not None and engine.state.iteration == 0:
-            start(self.dataset.images(5000))
+            start(self.dataset.view("image"))
             if dist.is_available() and dist.is_initialized():
                 # Another machine may find a component's mirror image.
                 for tensor in (*self.network.parameters(), *self.network.buffers()):
@@ -273,7 +273,10 @@ class FitStatistics:
 def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
     """Set a model's ``sigma`` and the density of its latents from films (see :class:`FitStatistics`)."""
     if model.fits_latents:
-        mu, val_mu = (torch.cat([model.encode(x)[0] for x in films.batches()]) for films in (dataset, val_dataset))
+        mu, val_mu = (
+            torch.cat([model.encode(batch["image"])[0] for batch in films.batches("latents")])
+            for films in (dataset, val_dataset)
+        )
         model.latent_mean.copy_(mu.double().mean(0))
         model.latent_covariance.copy_(torch.cov(mu.double().T).reshape(model.latent_covariance.shape))
         model.latent_flow = fit_vector_flow(mu, val_mu).requires_grad_(False).to(model.sigma.device)
@@ -281,7 +284,8 @@ def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: Film
         codes, val_codes = (_drawn_codes(model.network, films) for films in (dataset, val_dataset))
         model.network.code_flow = fit_vector_flow(codes, val_codes, epochs=200)
     noise, squares = torch.Generator().manual_seed(0), []
-    for images, masks in zip(val_dataset.batches(), val_dataset.masks().split(64), strict=True):
+    for batch in val_dataset.batches("sigma"):
+        images, masks = batch["image"], batch["mask"]
         mean, logvar = model.encode(images)
         z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=noise)
         squares.append(((model.decode(z) - images).square() * masks).flatten(1).sum(1) / masks.flatten(1).sum(1))
@@ -291,6 +295,6 @@ def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: Film
 def _drawn_codes(network: HierarchicalVAE, films: FilmDataset, draws: int = 4) -> torch.Tensor:
     """Codes drawn from the posterior of each film, ``(draws * N, codes)``."""
     noise = torch.Generator().manual_seed(0)
-    posteriors = [network.codes.encode(F.avg_pool2d(images, 4)) for images in films.batches()]
+    posteriors = [network.codes.encode(F.avg_pool2d(batch["image"], 4)) for batch in films.batches("codes")]
     mu, logvar = (torch.cat(part).repeat(draws, 1) for part in zip(*posteriors, strict=True))
     return mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=noise)

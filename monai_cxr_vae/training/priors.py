@@ -104,8 +104,8 @@ def fit_vector_flow(latents: Tensor, val_latents: Tensor, epochs: int = 800, see
 
     Args:
         latents: ``(N, size)``, of training films.
-        val_latents: ``(M, size)``, of other films.
-        epochs: passes over them, in batches of 256.
+        val_latents: ``(M, size)``, of other films; of more than 1,000 that many are looked at, evenly chosen.
+        epochs: passes over them, in batches of 256; over more than 5,000 as many steps as over 5,000.
         seed: of the start, the batches and the noise.
 
     Returns:
@@ -117,12 +117,13 @@ def fit_vector_flow(latents: Tensor, val_latents: Tensor, epochs: int = 800, see
         if len(latents) <= latents.shape[1]:
             return flow.eval()
         flow.whiten(latents)
-        rows, others = flow.standardize(latents), flow.standardize(val_latents).repeat(8, 1)
+        chosen = torch.linspace(0, len(val_latents) - 1, min(len(val_latents), 1000)).round().long()
+        rows, others = flow.standardize(latents), flow.standardize(val_latents[chosen]).repeat(8, 1)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(others.shape, generator=generator)
         time = torch.rand(len(others), generator=generator)
         optimizer = torch.optim.AdamW(flow.parameters(), 1e-3, weight_decay=0.01)
-        steps = epochs * -(-len(rows) // 256)
+        steps = epochs * -(-min(len(rows), 5000) // 256)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         best, kept = math.inf, flow.state_dict()
         for step in range(steps + 1):

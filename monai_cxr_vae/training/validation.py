@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor
@@ -47,8 +48,19 @@ def key_metric(network: AnyVAE) -> dict[str, IgniteMetricHandler]:
 
 
 def active() -> IgniteMetricHandler:
-    """Number of active units over all validation films."""
-    return film_values(lambda o: o["mu"], lambda mu: active_units(mu).float())
+    """Number of active units over all validation films, of which only sums are kept: a grid has many latents."""
+    return film_values(lambda o: _sums(o["mu"]), _active_units)
+
+
+def _sums(mu: Tensor) -> Tensor:
+    """Number, sum and sum of squares of each latent in a batch ``(N, ...)``, ``(1, 3, latents)``."""
+    rows = mu.double().flatten(1)
+    return torch.stack([torch.full_like(rows[0], len(rows)), rows.sum(0), rows.square().sum(0)])[None]
+
+
+def _active_units(sums: Tensor) -> Tensor:
+    n, total, squares = sums.sum(0)
+    return active_units(total / n, squares / n, n).float()
 
 
 class _FilmValues(CumulativeIterationMetric):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from PIL import Image
 from monai_cxr_vae import load_model, pool, read_radiograph
 from monai_cxr_vae.data import FilmDataset, film_transforms
 from monai_cxr_vae.data.cache import FilmStore
-from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.transforms import fit_to_square
 
 
@@ -231,3 +232,48 @@ def test_models_preprocessing_is_the_configs(films: list[dict[str, str]], tiny_w
     transform: Callable[[dict[str, str]], dict[str, Any]] = preprocessing(16, "letterbox")
     for item in films:
         assert torch.equal(model.preprocess(read_radiograph(item["image"]))[0], transform(item)["image"].as_tensor())
+
+
+def test_a_view_reads_what_is_sliced(films: list[dict[str, str]], tmp_path: Path):
+    dataset = FilmDataset(films, preprocessing(16, "letterbox"), tmp_path / "cache")
+    whole = dataset.__getitems__(range(6))
+    for name in ("image", "mask"):
+        view = dataset.view(name)
+        assert len(view) == 6
+        assert torch.equal(view[:], whole[name])
+        assert torch.equal(view[4:9], whole[name][4:])
+        assert torch.equal(view[np.array([3, 0])], whole[name][[3, 0]])
+    assert torch.equal(torch.cat([batch["mask"] for batch in dataset.batches(size=4)]), whole["mask"])
+    os.truncate(dataset.films.filename, 0)  # masks need no pixels
+    assert torch.equal(dataset.view("mask")[:], whole["mask"])
+
+
+def test_the_size_of_the_store_is_told_before_it_is_filled(
+    films: list[dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("monai_cxr_vae.data.cache._MUCH", 1000)
+    FilmDataset(films, preprocessing(), tmp_path / "cache")
+    assert re.search(rf"decoded films take 3\.1 kB in {tmp_path}/cache/\w+$", caplog.text, re.MULTILINE)
+    caplog.clear()
+    FilmDataset(films, preprocessing(), tmp_path / "cache")
+    assert "decoded films" not in caplog.text
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_read(
+    films: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 2000, 2000))
+    with pytest.raises(
+        OutputError, match=r"kept in .*/cache/\w+: they take 3\.1 kB, .*; --cache_dir, or XDG_CACHE_HOM"
+    ):
+        FilmDataset(films, preprocessing(), tmp_path / "cache")
+
+
+def test_a_folder_that_cannot_hold_films_is_named(films: list[dict[str, str]], tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=rf"cannot be kept in {tmp_path}/file.*: Not a directory; --cache_dir"):
+        FilmDataset(films, preprocessing(), tmp_path / "file" / "cache")

@@ -118,7 +118,10 @@ def test_the_same_again_and_batch_size_does_not_matter(evaluated, films, tmp_pat
     again = evaluate(LinearModel(films[0]), films[1], films[0], tmp_path, batch_size=12)
     for name in ("psnr", "ssim", "kl", "bits_per_dimension"):
         assert again[name]["mean"] == pytest.approx(evaluated[0][name]["mean"], abs=1e-5)
-    assert again["baselines"]["pca"] == evaluated[0]["baselines"]["pca"]
+        assert again[name]["ci95"] == pytest.approx(evaluated[0][name]["ci95"], abs=1e-5)
+    for name, baseline in evaluated[0]["baselines"].items():
+        for metric, value in baseline.items():
+            assert again["baselines"][name][metric] == pytest.approx(value, abs=1e-5), (name, metric)
 
 
 def test_masked_padding_changes_nothing(films, tmp_path):

@@ -106,11 +106,11 @@ def test_the_start_is_better_than_block_pca_of_as_many_values():
     images, held_out = films(400, 64), films(40, 64)
     network = small(image_size=64, latent_size=128, groups=4).eval()
     network.initialize_linear(images)
-    blocks = baselines.block_pca(held_out, images, 128)
+    blocks = baselines.block_pca(images, 128, held_out)
     assert blocks is not None
     with torch.no_grad():
         ours = mean_squared_error(network(held_out), held_out).mean()
-    assert ours < 0.95 * mean_squared_error(blocks[0], held_out).mean()
+    assert ours < 0.95 * mean_squared_error(blocks.reconstruct(held_out), held_out).mean()
 
 
 def test_shapes_in_both_modes():
@@ -222,8 +222,8 @@ def test_training_goes_below_block_pca_and_below_its_start():
         loss_function(network(batch), batch).backward()
         optimizer.step()
     loss, error = measure()
-    blocks = baselines.block_pca(held_out, images, 40)
+    blocks = baselines.block_pca(images, 40, held_out)
     assert blocks is not None
     assert loss < 0.95 * loss_before
     assert error < 0.9 * error_before
-    assert error < float(mean_squared_error(blocks[0], held_out).mean())
+    assert error < float(mean_squared_error(blocks.reconstruct(held_out), held_out).mean())

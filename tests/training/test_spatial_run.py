@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 
 from monai_cxr_vae import load_model
+from monai_cxr_vae.data import datalist
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation import evaluate
 from monai_cxr_vae.inference.embed import embed
@@ -53,7 +54,7 @@ def test_the_weights_open_everywhere_and_do_what_a_grid_can(tiny, weights: Path)
     with torch.no_grad():
         assert torch.allclose(load_model(tiny.folder / "half.pt")(x), model(x), atol=2e-3)
 
-    count = embed(model, tiny.folder / "val", tiny.folder / "latents")
+    count = embed(model, datalist(tiny.folder / "val"), tiny.folder / "latents")
     with np.load(tiny.folder / "latents" / "latents.npz") as latents:
         assert latents["mu"].shape == latents["logvar"].shape == (count, 4, 2, 2)
         with (tiny.folder / "latents" / "latents.csv").open(newline="") as file:
