@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 
 import pytest
 from pydicom.uid import UID
@@ -28,6 +29,10 @@ def test_uid_is_valid_for_many_parts():
         uid = UID(uid_from("x", str(i)))
         assert uid.is_valid
         assert len(uid) <= 44
+        prefix, _, number = uid.rpartition(".")
+        assert prefix == "2.25"
+        made = uuid.UUID(int=int(number))  # PS3.5 annex B.2
+        assert (made.version, made.variant) == (5, uuid.RFC_4122)
 
 
 def test_parts_are_not_run_together():
