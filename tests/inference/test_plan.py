@@ -115,14 +115,68 @@ def test_several_names_of_a_file_are_one():
     assert alias_rows(0, [1], {0: done(), 1: row}) == []
 
 
+def test_names_are_told_apart_by_device_and_inode_alone():
+    """Not by what a file being written to changes; and not at all where the file system has no inodes."""
+    found = [entry("/in/a"), entry("/in/b", size=101, mtime_ns=6), entry("/in/c", device=8)]
+    assert take_stock(found, {}, {}).aliases == {0: [1]}
+    found = [entry("/in/a", 0), entry("/in/b", 0), Entry("/in/c", None), Entry("/in/d", None)]
+    assert take_stock(found, {}, {}).aliases == {}
+
+
+def test_an_input_has_the_identity_that_its_header_was_read_at():
+    read_at = Identity(9, 1, 50, 4, 4)
+    row = input_row(3, entry(), header(identity=list(read_at)))
+    assert (row["index"], row["path"], row["identity"]) == (3, "/in/a", list(read_at))
+    assert row["header"] == header(identity=list(read_at))
+    assert take_stock([entry()], {3: row}, {}).changed == {3}  # it grew since
+    for unsaid in (None, header(), header(identity=None)):
+        assert input_row(3, entry(), unsaid)["identity"] == list(entry().identity)
+    assert input_row(3, Entry("/in/a", None), None)["identity"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "again"),
+    [
+        ({"view": "unknown"}, {}, False),
+        ({"view": "unknown"}, {"strict_view": True}, True),
+        ({"view": "PA"}, {"strict_view": True}, False),
+        ({"status": "skipped", "reason": "lateral", "view": "unknown"}, {"strict_view": True}, False),
+        ({"status": "skipped", "reason": "view_unknown"}, {"strict_view": True}, False),
+        ({"status": "skipped", "reason": "view_unknown"}, {}, True),
+        ({"status": "skipped", "reason": "lateral"}, {}, False),
+        ({"status": "skipped", "reason": "lateral"}, {"retry_failed": True}, False),
+        ({"status": "skipped", "reason": "lateral"}, {"force": True}, True),
+        ({"status": "failed", "reason": "corrupt"}, {}, False),
+        ({"status": "failed", "reason": "corrupt"}, {"retry_failed": True}, True),
+        ({"status": "failed", "reason": "corrupt"}, {"force": True}, True),
+        ({"status": "failed", "reason": "changed"}, {}, True),
+        ({}, {"retry_failed": True}, False),
+        ({}, {"force": True}, True),
+    ],
+)
+def test_a_header_is_read_again_where_it_may_say_something_else(said, options, again):
+    inputs = known(entry(), header(**said))
+    stock = take_stock([entry()], inputs, {})
+    assert to_look_at(stock, inputs, {}, FolderOptions(**options)) == ([0] if again else [])
+
+
 def test_what_is_no_film_is_told_once():
     said = header(status="skipped", reason="lateral", input_sha256="d")
     inputs = known(entry(), said)
     stock = take_stock([entry()], inputs, {})
     [row] = settled([0], stock, inputs, {}, OPTIONS)
-    assert (row["status"], row["reason"]) == ("skipped", "lateral")
-    assert settled([], stock, inputs, {0: row}, OPTIONS) == []
+    assert row == {**said, "index": 0, "outputs": []}
+    for looked_at in ([], [0]):
+        assert settled(looked_at, stock, inputs, {0: row}, OPTIONS) == []
+    assert settled([], stock, inputs, {0: row}, FolderOptions(force=True)) == []
     assert settled([0], stock, inputs, {0: row}, FolderOptions(force=True)) == [row]
+
+
+def test_what_is_no_film_is_told_beside_films_and_what_nobody_has_looked_at():
+    said = header(status="skipped", reason="lateral", input_sha256="d")
+    found = [entry(f"/in/{inode}", inode) for inode in (1, 2, 3)]
+    inputs = {i: input_row(i, e, said) for i, (e, said) in enumerate(zip(found, (None, header(), said), strict=True))}
+    assert [row["index"] for row in settled([], take_stock(found, inputs, {}), inputs, {}, OPTIONS)] == [2]
 
 
 def test_an_input_that_is_away_says_so_until_it_is_back():
@@ -136,7 +190,70 @@ def test_an_input_that_is_away_says_so_until_it_is_back():
     assert gone(away, inputs, {0: done()}, lambda path: False) == []
 
 
+def test_an_input_that_is_away_before_anything_was_said_of_it_could_not_be_read():
+    found = [entry("/elsewhere/a"), entry("/in/b", 2), entry("/in/c", 3)]
+    inputs = {i: input_row(i, e, None) for i, e in enumerate(found)}
+    [row] = gone(take_stock(found[2:], inputs, {}), inputs, {}, lambda path: path.startswith("/in/"))
+    assert (row["index"], row["status"], row["reason"]) == (1, "failed", "read_error")
+    assert row["warnings"] == ["input_gone"]
+
+
 def test_files_that_claim_to_be_one_film_are_one_task():
     found = [entry("/in/a", 1), entry("/in/b", 2), entry("/in/c", 3)]
     inputs = {i: input_row(i, e, header(sop_uid="1.2" if i < 2 else "1.3")) for i, e in enumerate(found)}
     assert to_run(found, inputs, {0: done(), 2: done()}) == [[0, 1]]
+
+
+def test_a_file_without_an_instance_uid_is_one_film_with_its_equals():
+    found = [entry(f"/in/{inode}", inode) for inode in (1, 2, 3)]
+    said = [header(sop_uid=None, input_sha256=digest) for digest in "aba"]
+    inputs = {i: input_row(i, e, said) for i, (e, said) in enumerate(zip(found, said, strict=True))}
+    assert to_run(found, inputs, {}) == [[0, 2], [1]]
+
+
+def test_neither_what_is_no_film_nor_what_nobody_has_looked_at_is_run():
+    found = [entry(f"/in/{inode}", inode) for inode in (1, 2)]
+    inputs = {
+        i: input_row(i, e, said)
+        for i, (e, said) in enumerate(zip(found, (None, header(status="skipped")), strict=True))
+    }
+    assert to_run(found, inputs, {}) == []
+
+
+def test_a_film_that_was_refused_for_its_view_is_run_once_its_header_passes():
+    row = done(status="skipped", reason="view_unknown")
+    assert to_run([entry()], known(entry()), {0: row}) == [[0]]
+
+
+def test_whether_results_are_whole_is_asked_of_the_row_that_names_them():
+    asked = []
+    inputs, row = known(entry()), done()
+    stock = take_stock([entry()], inputs, {0: row})
+    assert pending_groups(stock, inputs, {0: row}, OPTIONS, lambda row: asked.append(row) or True) == []
+    assert asked == [row]
+
+
+@pytest.mark.parametrize(
+    ("first", "uid", "found", "again"),
+    [
+        (done(), "1.2", "ab", False),
+        (done(), "1.2", "b", False),  # its result is there all the same
+        (done(), "1.3", "ab", True),  # it is another film by now
+        (done(), None, "b", True),  # the journal has lost it
+        (done(status="failed", reason="corrupt"), "1.2", "ab", True),
+        (done(status="failed", reason="corrupt"), "1.2", "b", True),
+        (done(status="skipped", reason="lateral"), "1.2", "ab", True),
+        (None, "1.2", "ab", True),
+        (None, "1.2", "b", True),
+    ],
+)
+def test_a_duplicate_is_run_unless_the_film_that_it_doubles_was_done(first, uid, found, again):
+    """File b was a duplicate of file a, which by its row was done, and by its header is film 1.2."""
+    found = [entry(f"/in/{name}", ord(name)) for name in found]
+    inputs = {1: input_row(1, entry("/in/b", ord("b")), header())}
+    rows = {1: done(status="skipped", reason="duplicate", duplicate_of=0)}
+    if uid is not None:
+        inputs[0] = input_row(0, entry("/in/a", ord("a")), header(sop_uid=uid))
+    if first is not None:
+        rows[0] = first
+    assert any(1 in group for group in to_run(found, inputs, rows)) == again
