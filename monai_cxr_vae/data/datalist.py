@@ -103,8 +103,8 @@ def datalist(
 
     The list itself and tables beside the films (``manifest.csv``, and those of ChestX-ray14, CheXpert and MIMIC-CXR)
     may tell patient, view, label and split. Who is one patient is told by a table, Patient ID of a DICOM file, or names
-    (see :func:`monai_cxr_vae.data.names.patients_of`); else each film is a patient of its own. Films of equal bytes are
-    of one patient. One log line says how many there are, by what they were told apart, and what was left out.
+    (see :func:`monai_cxr_vae.data.names.patients_of`); else each film is a patient of its own. Equal films (the same
+    bytes or SOP Instance UID) are of one patient. One log line says what there is, how it was told, what is left out.
 
     The split is that of the table, if it has films for validation. Else it is drawn by patient: of few patients the
     share ``val_fraction`` with the smallest hash of (seed, patient) validates, and of 1,000 or more those whose hash
