@@ -236,7 +236,7 @@ def _add_embed(commands: Any) -> None:
     sub.add_argument(
         "--columns",
         action="store_true",
-        help="add what a list says of each film (patient, view, label, ...), which may tell who the patient is",
+        help="add what a list says of each film (its label), which may tell who the patient is",
     )
     sub.add_argument(
         "--projector",

@@ -48,8 +48,8 @@ def embed(
         data: the films, ``[{"image": path, ...}, ...]``.
         output: folder of the files, made when missing.
         paths: add each film's path, which may tell who the patient is.
-        columns: add what else the list says of each film (patient, view, label, ...), as text, empty where it says
-            nothing; it may tell who the patient is.
+        columns: add what else stands in ``data`` of each film (a label of the list, and any other key), as text, empty
+            where there is nothing; it may tell who the patient is.
         projector: write the folder ``projector`` too, with the same columns and a thumbnail of each film, for
             ``tensorboard --logdir``; of more than 10,000 films that many are taken, evenly chosen.
         skip_unreadable: leave out films that cannot be read; ``unreadable.csv`` lists them either way.
