@@ -9,8 +9,8 @@ from typing import Any
 
 from monai_cxr_vae import scores
 from monai_cxr_vae.cli import parser
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.settings import SETTINGS, Setting
 
 HERE = Path(__file__).parent

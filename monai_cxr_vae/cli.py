@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from monai_cxr_vae.errors import InputError, OutputError
-from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.settings import (
     COUNT,
     NATURAL,

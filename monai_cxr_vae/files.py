@@ -1,12 +1,14 @@
-"""Files as such: read once, written whole or not at all, told apart, found in folders."""
+"""Files as such: where they lie, read once, told apart, written whole or not at all, found in folders."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import os
 import stat
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +23,76 @@ MAX_FILE_BYTES = 256 * 2**20
 PRIVATE_FOLDER = ".run"
 # The kernel stamps files with the time of its last tick: within one, a file can change twice and show it once.
 _TICK_NS = 20_000_000
+
+
+def bundle_root() -> str:
+    """Folder of the bundle.
+
+    On the command line of ``monai.bundle`` it is the bundle that ``--config_file`` lies in, so that a copied bundle
+    uses its own weights; else it is inside the package (installed from a wheel) or beside it (in a checkout).
+    """
+    if runs_as_bundle():
+        for name in option("config_file"):
+            folder = Path(name).resolve().parent.parent
+            if (folder / "configs").is_dir() and (folder / "models").is_dir():
+                return str(folder)
+    here = Path(__file__).parent
+    inside = here / "bundle"
+    return str(inside if (inside / "configs").is_dir() else here.parent / "bundle")
+
+
+def cache_folder() -> Path:
+    """The user's own folder for what can be made again; readable by nobody else, since it may hold films."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "monai_cxr_vae"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def runs_as_bundle() -> bool:
+    """Whether this process is ``python -m monai.bundle``."""
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def file_to_load() -> str | None:
+    """The weights file that ``monai.bundle.load`` is about to copy into the network of a config; None outside of it.
+
+    It tells the config nothing of the file and copies what has a place in the network, so that the network has to be
+    that of the file from the start.
+    """
+    from monai.bundle import load
+
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is load.__code__:
+            return os.fspath(frame.f_locals["full_path"])
+        frame = frame.f_back
+    return None
+
+
+def option(name: str) -> list[str]:
+    """Values of an option of ``monai.bundle``, from the command line or else from its ``--args_file``.
+
+    ``--name value`` or ``--name=value``; ``"['a','b']"`` gives two.
+    """
+    given = _on_command_line(name)
+    if not given:
+        from monai.bundle import ConfigParser
+
+        for file in _on_command_line("args_file"):
+            value = ConfigParser.load_config_file(file).get(name, [])
+            given = [value] if isinstance(value, str) else list(value)
+    return given
+
+
+def _on_command_line(name: str) -> list[str]:
+    values = []
+    for i, word in enumerate(sys.argv):
+        if word in (f"--{name}", f"--{name.replace('_', '-')}") and i + 1 < len(sys.argv):
+            values.append(sys.argv[i + 1])
+        elif word.startswith((f"--{name}=", f"--{name.replace('_', '-')}=")):
+            values.append(word.split("=", 1)[1])
+    return [part.strip("'\" ") for value in values for part in value.strip("[]").split(",")]
 
 
 class Identity(NamedTuple):

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.files import write_whole
+from monai_cxr_vae.files import bundle_root, write_whole
 from monai_cxr_vae.networks import PRESETS, VAE, AnyVAE, HierarchicalVAE, VAENetwork, VectorFlow, check_network
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.radiograph import Radiograph
 from monai_cxr_vae.scoring.scorer import Scorer
 from monai_cxr_vae.transforms import FITS, fit_to_square

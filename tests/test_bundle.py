@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ckpt_export, create_workflow, verify_net_in_out
 
 from monai_cxr_vae import load_model
-from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.settings import input_error
 
 CONFIGS = Path(bundle_root()) / "configs"

@@ -25,8 +25,8 @@ from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.cli import main
 from monai_cxr_vae.data.phantom import write_phantoms
 from monai_cxr_vae.data.pictures import BAND
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films, fit_scorer
 from tests.networks.test_hierarchical import TINY as TINY_LEVELS
 

@@ -54,7 +54,7 @@ def test_a_wheel_is_complete_without_the_checkout(tmp_path: Path):
     assert {path.name for path in (site / "monai_cxr_vae" / "inference" / "templates").iterdir()} == {
         f"report.{kind}" for kind in ("html", "css", "js")
     }
-    code = "import monai_cxr_vae as p; print(p.paths.bundle_root()); p.load_model()"
+    code = "import monai_cxr_vae as p; print(p.files.bundle_root()); p.load_model()"
     # -P and an own path: the checkout that the tests run in must not answer
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(site)}
     result = subprocess.run(

@@ -17,8 +17,8 @@ from monai.bundle.__main__ import __file__ as bundle_main
 
 from monai_cxr_vae.data.writers import OBJECTS
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.networks import PRESETS
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.settings import (
     SETTINGS,
     check_settings,

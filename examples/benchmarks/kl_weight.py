@@ -17,9 +17,8 @@ from films import films
 from monai.networks.nets import VarAutoEncoder
 from torch import Tensor, nn
 
-from monai_cxr_vae.evaluation.metrics import bits_per_dimension
 from monai_cxr_vae.losses import VAELoss, kl_divergence
-from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio
+from monai_cxr_vae.metrics import active_units, bits_per_dimension, peak_signal_to_noise_ratio
 from monai_cxr_vae.networks import VAE
 from monai_cxr_vae.training import parameter_groups
 

@@ -21,7 +21,7 @@ from side_by_side import Row, row
 from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.evaluation import evaluate
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.training.handlers import fit_statistics
+from monai_cxr_vae.training.statistics import fit_statistics
 
 SIZE = 64
 

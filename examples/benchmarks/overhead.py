@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.losses import VAELoss
 from monai_cxr_vae.model import RadiographVAE
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.training import Augmentation, parameter_groups
 
 WARM_UP = 5

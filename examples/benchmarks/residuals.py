@@ -28,9 +28,9 @@ from scores import auroc
 from torch import Tensor, nn
 
 from monai_cxr_vae.data import datalist
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.losses import VAELoss
 from monai_cxr_vae.model import RadiographVAE, create_model
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
 from monai_cxr_vae.scoring.scorer import DETAIL

@@ -15,7 +15,7 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.files import bundle_root
 
 CONFIGS = ["configs/train.json", "configs/federated.json"]
 

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from monai_cxr_vae.data import FilmDataset, datalist, film_transforms
 from monai_cxr_vae.data.phantom import render
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.training import SharedWeights, forget_statistics
 
 # Gamma, contrast about middle grey, and blur in pixels of a film of 128: what another tube, detector and software do.

@@ -27,10 +27,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from monai_cxr_vae.errors import Changed, FilmError, InputError, OutputError, explain
-from monai_cxr_vae.files import check_size, open_file, write_whole
+from monai_cxr_vae.files import cache_folder, check_size, open_file, write_whole
 from monai_cxr_vae.film import read_film
 from monai_cxr_vae.machine import cpu_count
-from monai_cxr_vae.paths import cache_folder
 from monai_cxr_vae.pool import IsolatedPool, check_main_guard
 from monai_cxr_vae.progress import Progress, progress
 

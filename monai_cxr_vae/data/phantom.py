@@ -18,8 +18,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from monai_cxr_vae.data.thorax import SIDE_MM, Canvas, Thorax
 from monai_cxr_vae.dicom.synthetic import SYNTHETIC_DATA
-from monai_cxr_vae.files import write_whole
-from monai_cxr_vae.paths import cache_folder
+from monai_cxr_vae.files import cache_folder, write_whole
 from monai_cxr_vae.progress import progress
 
 FINDINGS = ("nodule", "opacity", "effusion")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.files import file_sha256
+from monai_cxr_vae.files import file_sha256, write_whole
 from monai_cxr_vae.inference.manifest import Journal
 from monai_cxr_vae.inference.rows import Row, score_of
 from monai_cxr_vae.model import RadiographVAE, load_model
@@ -84,7 +84,7 @@ def drift(
     known = model.settings.get("calibration", {})
     told = f"{len(calibration)} films" + (f" of {known['date']}" if "date" in known else "")
     found = {"calibration": told, "alarm_rate": alarm_rate, "block": block, "blocks": blocks}
-    (output_dir / "drift.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_whole(output_dir / "drift.json", f"{json.dumps(found, indent=1)}\n".encode())
     draw(output_dir / "drift.png", films, calibration, blocks, block)
     return found
 

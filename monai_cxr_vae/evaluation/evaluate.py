@@ -18,9 +18,15 @@ from monai_cxr_vae.evaluation import baselines
 from monai_cxr_vae.evaluation.bootstrap import Bootstrap
 from monai_cxr_vae.evaluation.figures import draw_curves, draw_reconstructions, read_log
 from monai_cxr_vae.evaluation.levels import evaluate_levels
-from monai_cxr_vae.evaluation.metrics import bits_per_dimension, kl_per_unit, multiscale_structural_similarity
 from monai_cxr_vae.files import write_whole
-from monai_cxr_vae.metrics import active_units, peak_signal_to_noise_ratio, structural_similarity
+from monai_cxr_vae.metrics import (
+    active_units,
+    bits_per_dimension,
+    kl_per_unit,
+    multiscale_structural_similarity,
+    peak_signal_to_noise_ratio,
+    structural_similarity,
+)
 from monai_cxr_vae.networks import HierarchicalVAE
 from monai_cxr_vae.networks.components import MOST_FILMS, Films
 from monai_cxr_vae.progress import Progress

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.evaluation.metrics import cut
 from monai_cxr_vae.files import write_whole
+from monai_cxr_vae.metrics import cut
 from monai_cxr_vae.networks.components import Films
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared

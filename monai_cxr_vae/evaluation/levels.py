@@ -16,10 +16,9 @@ from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.evaluation.bootstrap import Bootstrap
-from monai_cxr_vae.evaluation.metrics import multiscale_structural_similarity
 from monai_cxr_vae.files import write_whole
 from monai_cxr_vae.losses import flow_bound_weight, flow_loss
-from monai_cxr_vae.metrics import peak_signal_to_noise_ratio, structural_similarity
+from monai_cxr_vae.metrics import multiscale_structural_similarity, peak_signal_to_noise_ratio, structural_similarity
 from monai_cxr_vae.networks import HierarchicalVAE
 from monai_cxr_vae.networks.components import Films
 from monai_cxr_vae.networks.flow import interpolate, linear_velocity

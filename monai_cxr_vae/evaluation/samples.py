@@ -16,8 +16,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.evaluation.metrics import multiscale_structural_similarity
 from monai_cxr_vae.files import write_whole
+from monai_cxr_vae.metrics import multiscale_structural_similarity
 from monai_cxr_vae.model import RadiographVAE, load_model
 from monai_cxr_vae.networks import HierarchicalVAE
 

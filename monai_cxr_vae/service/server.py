@@ -22,11 +22,10 @@ from monai.bundle import ConfigParser
 
 from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.errors import OutputError, WorkerError
-from monai_cxr_vae.files import write_whole
+from monai_cxr_vae.files import bundle_root, write_whole
 from monai_cxr_vae.inference.film_chain import FilmChain
 from monai_cxr_vae.inference.rows import Row, lost
 from monai_cxr_vae.inference.worker import FilmTask, HeaderTask, Work
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.pool import Fault, IsolatedPool
 from monai_cxr_vae.service.health import Health
 from monai_cxr_vae.service.outbox import Destination, Sender, pause

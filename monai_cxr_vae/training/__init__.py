@@ -8,7 +8,6 @@ from monai_cxr_vae.training.bundle_update import update
 from monai_cxr_vae.training.critic import (
     CriticInferer,
     CriticLoss,
-    FitScores,
     SpoilFilms,
     WhitenFeatures,
     model_with_critic,
@@ -17,18 +16,16 @@ from monai_cxr_vae.training.federated import SharedWeights, shared_weights
 from monai_cxr_vae.training.handlers import (
     CollapseNotice,
     EpochSeed,
-    FitStatistics,
-    ForgetStatistics,
     GradientGuard,
     LinearStart,
     Posterior,
     UpdateAverage,
-    forget_statistics,
 )
 from monai_cxr_vae.training.inferer import PrecisionInferer
 from monai_cxr_vae.training.parameters import parameter_groups
 from monai_cxr_vae.training.priors import FlowInferer, FlowLoss, fit_vector_flow, model_with_priors
 from monai_cxr_vae.training.run_folder import Checkpoints, RunLog
+from monai_cxr_vae.training.statistics import FitScores, FitStatistics, ForgetStatistics, forget_statistics
 
 __all__ = [
     "Augmentation",

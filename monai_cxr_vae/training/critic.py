@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import zlib
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 
 from monai_cxr_vae.data.cache import FilmDataset
 from monai_cxr_vae.errors import InputError
-from monai_cxr_vae.model import RadiographVAE, load_model, save_model
-from monai_cxr_vae.scoring import Scorer, check_films, fit_scorer
+from monai_cxr_vae.model import RadiographVAE, load_model
+from monai_cxr_vae.scoring import Scorer
 from monai_cxr_vae.scoring.faults import FAULTS, add_fault
 from monai_cxr_vae.scoring.features import exposure, texture
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings
@@ -175,33 +174,6 @@ def auroc(kind: int) -> IgniteMetricHandler:
         return torch.as_tensor(compute_roc_auc(shown[:, kind - 1], (shown[:, 2] == kind).float()))
 
     return film_values(values, area)
-
-
-class FitScores:
-    """Fits the scorer of the best weights to the films of the run, when it ends.
-
-    Args:
-        weights: the run's weights file.
-        network: the model whose critic is trained.
-        dataset: normal films at the size of details.
-        val_dataset: others, for the p-values.
-
-    Raises:
-        InputError: too few films, before the training that would be in vain.
-    """
-
-    def __init__(self, weights: str, network: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
-        check_films(dataset, val_dataset)
-        self.weights, self.network, self.dataset, self.val_dataset = weights, network, dataset, val_dataset
-
-    def attach(self, engine: Workflow) -> None:
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Workflow) -> None:
-        if engine.state.rank == 0:
-            model = load_model(self.weights, copy.deepcopy(self.network.own_network))
-            fit_scorer(model, self.dataset, self.val_dataset, model.scorer.critic)  # type: ignore[union-attr]
-            save_model(model, self.weights)
 
 
 def _resampled(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -33,8 +33,8 @@ from PIL import Image
 from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.data.phantom import render, write_phantoms
 from monai_cxr_vae.data.writers import file_sha256
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import detail_films, fit_scorer
 from tests.dicom.sources import film as dicom_header
 from tests.dicom.sources import to_bytes

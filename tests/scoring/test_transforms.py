@@ -16,9 +16,9 @@ from monai.inferers import SimpleInferer
 
 from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.inference import FilmChain
 from monai_cxr_vae.model import RadiographVAE, save_model
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.scoring import ScoreRadiographd, score, transforms
 from monai_cxr_vae.scoring.features import texture
 from monai_cxr_vae.transforms import restore

@@ -14,7 +14,7 @@ import pytest
 from monai.bundle import ConfigWorkflow, create_workflow
 from PIL import Image
 
-from monai_cxr_vae.paths import bundle_root
+from monai_cxr_vae.files import bundle_root
 
 
 @dataclass

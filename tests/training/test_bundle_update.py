@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from monai_cxr_vae.data.phantom import write_phantoms
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.training import bundle_update
 
 pytestmark = pytest.mark.training

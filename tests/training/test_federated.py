@@ -19,9 +19,9 @@ from torch import Tensor
 from monai_cxr_vae import load_model
 from monai_cxr_vae.data.phantom import render, write_phantoms
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.model import RadiographVAE, create_model, save_model
 from monai_cxr_vae.networks import PRESETS
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.training import SharedWeights, forget_statistics, shared_weights
 
 pytestmark = pytest.mark.training

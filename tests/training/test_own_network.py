@@ -14,8 +14,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.model import create_model, save_model
-from monai_cxr_vae.paths import bundle_root
 
 MONAI: dict[str, Any] = {
     "_target_": "monai_cxr_vae.networks.MonaiVAE",

@@ -13,9 +13,9 @@ from scipy import stats
 
 from monai_cxr_vae import load_model
 from monai_cxr_vae.errors import InputError
+from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.model import RadiographVAE, save_model
 from monai_cxr_vae.networks import HierarchicalVAE, VectorFlow
-from monai_cxr_vae.paths import bundle_root
 from monai_cxr_vae.training import FlowInferer, PrecisionInferer, fit_vector_flow, model_with_priors
 
 TINY = {"image_size": 64, "codes": 3, "normal_width": 8, "film_channels": [16, 16], "detail_channels": [16, 16]}

@@ -9,8 +9,14 @@ import torch
 from monai.metrics import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
 from torch.distributions import Normal, kl_divergence
 
-from monai_cxr_vae.evaluation.metrics import bits_per_dimension, cut, kl_per_unit, multiscale_structural_similarity
-from monai_cxr_vae.metrics import peak_signal_to_noise_ratio, structural_similarity
+from monai_cxr_vae.metrics import (
+    bits_per_dimension,
+    cut,
+    kl_per_unit,
+    multiscale_structural_similarity,
+    peak_signal_to_noise_ratio,
+    structural_similarity,
+)
 
 
 @pytest.fixture
