@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
-from monai_cxr_vae.dicom.display import window
+from monai_cxr_vae.dicom.decode import pixel_format
+from monai_cxr_vae.dicom.display import display_table, window
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom.dx import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, dx, gradient, lut, save, set_pixels
 from tests.dicom.judges import dcm2pnm
@@ -112,6 +113,11 @@ CASES = {
         FULL_RANGE,
         ONE_12TH,
     ),
+    "modality table over signed values": (
+        dx(**SIGNED, **NO_RESCALE, ModalityLUTSequence=lut(CURVE * 4095, first=-2048), WindowCenter=1500),
+        FIRST_WINDOW,
+        ONE_16TH,
+    ),
     "modality table before slope": (dx(RescaleSlope=3, ModalityLUTSequence=lut(CURVE * 4095)), FIRST_WINDOW, ONE_16TH),
     "signed": (dx(**SIGNED, WindowCenter=0, WindowWidth=3000), FIRST_WINDOW, ONE_16TH),
     "signed, no window": (dx(**SIGNED, **NO_WINDOW), FULL_RANGE, ONE_12TH),
@@ -177,7 +183,10 @@ def test_windows_like_pydicom(function: str, center: float, width: float) -> Non
         ({"VOILUTSequence": lut([])}, "linear", ("voi_lut_invalid",)),
         ({"VOILUTSequence": lut([0] * 4096)}, "linear", ("voi_lut_invalid",)),
         ({"ModalityLUTSequence": lut([])}, "linear", ("modality_lut_invalid",)),
+        (NO_RESCALE, "linear", ()),
         ({"RescaleSlope": 0}, "linear", ("rescale_invalid",)),
+        ({"RescaleSlope": None}, "linear", ("rescale_invalid",)),
+        ({"RescaleIntercept": None}, "linear", ("rescale_invalid",)),
         ({"PresentationLUTShape": "INVERSE"}, "linear", ("polarity_conflict",)),
         (MONOCHROME1, "linear", ()),
         ({**MONOCHROME1, "PresentationLUTShape": None}, "linear", ()),
@@ -187,6 +196,53 @@ def test_windows_like_pydicom(function: str, center: float, width: float) -> Non
 def test_says_how_contrast_was_chosen(attributes: dict, voi: str, warnings: tuple[str, ...], tmp_path: Path) -> None:
     film = read_radiograph(save(dx(**attributes), tmp_path / "film.dcm"))
     assert (film.voi, film.warnings) == (voi, warnings)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2, -1000), (0.5, 30), (-3, 100), (1e-5, 0)])
+def test_a_window_means_rescaled_values(slope: float, intercept: float, tmp_path: Path) -> None:
+    """PS3.3 C.11.1.1.2: it shows what a window over stored values shows that is as wide in their unit."""
+    exact = {"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": 1500, "WindowWidth": 2000}
+    expected = read_radiograph(save(dx(**NO_RESCALE, **exact), tmp_path / "stored.dcm")).pixels
+    exact |= {"WindowCenter": f"{1500 * slope + intercept:.9g}", "WindowWidth": f"{2000 * abs(slope):.9g}"}
+    film = read_radiograph(save(dx(RescaleSlope=slope, RescaleIntercept=intercept, **exact), tmp_path / "film.dcm"))
+    np.testing.assert_allclose(film.pixels, expected if slope > 0 else 1 - expected, atol=1e-6)
+    assert film.warnings == ()
+
+
+def test_a_full_range_is_as_wide_as_it_is(tmp_path: Path) -> None:
+    """Also that of rescaled values which all lie within less than one of each other."""
+    for slope in (1, 1e-5, 1000):
+        film = read_radiograph(save(dx(RescaleSlope=slope, RescaleIntercept=7, **NO_WINDOW), tmp_path / "film.dcm"))
+        np.testing.assert_allclose(film.pixels, gradient() / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"RescaleSlope": 0}, {"RescaleSlope": None, "RescaleIntercept": 500}, {"RescaleIntercept": None}]
+)
+def test_a_senseless_rescale_is_left_out(attributes: dict, tmp_path: Path) -> None:
+    narrow = {"WindowCenter": 1500, "WindowWidth": 2000}
+    expected = read_radiograph(save(dx(**NO_RESCALE, **narrow), tmp_path / "plain.dcm")).pixels
+    film = read_radiograph(save(dx(**{"RescaleSlope": 2} | attributes, **narrow), tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels, expected)
+    assert film.warnings == ("rescale_invalid",)
+
+
+@pytest.mark.parametrize(
+    "ds",
+    [
+        *(ds for ds, *_ in CASES.values()),
+        dx(gradient(bits=10), BitsStored=16, **NO_WINDOW),
+        dx(gradient(low=-2048), PixelRepresentation=1, BitsStored=16, **NO_WINDOW),
+    ],
+)
+def test_every_word_has_a_display_value(ds: Dataset) -> None:
+    """Those too that the film does not hold: damaged or untold, they are at worst black or white."""
+    form = pixel_format(ds)
+    words = np.frombuffer(ds.PixelData, f"u{form.bits_allocated // 8}")
+    table = display_table(ds, form, words).table
+    assert (table.dtype, table.shape) == (np.float32, (1 << form.bits_allocated,))
+    assert table.min() >= 0
+    assert table.max() <= 1
 
 
 WIDE = {"BitsStored": 16, **NO_WINDOW}
