@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
-from monai_cxr_vae.dicom.display import window
+from monai_cxr_vae.dicom.decode import pixel_format
+from monai_cxr_vae.dicom.display import display_table, is_blank, window
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom.dx import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, dx, gradient, lut, save, set_pixels
 from tests.dicom.judges import dcm2pnm
@@ -112,6 +113,11 @@ CASES = {
         FULL_RANGE,
         ONE_12TH,
     ),
+    "modality table over signed values": (
+        dx(**SIGNED, **NO_RESCALE, ModalityLUTSequence=lut(CURVE * 4095, first=-2048), WindowCenter=1500),
+        FIRST_WINDOW,
+        ONE_16TH,
+    ),
     "modality table before slope": (dx(RescaleSlope=3, ModalityLUTSequence=lut(CURVE * 4095)), FIRST_WINDOW, ONE_16TH),
     "signed": (dx(**SIGNED, WindowCenter=0, WindowWidth=3000), FIRST_WINDOW, ONE_16TH),
     "signed, no window": (dx(**SIGNED, **NO_WINDOW), FULL_RANGE, ONE_12TH),
@@ -151,13 +157,19 @@ def test_shows_what_dcmtk_shows(name: str, syntax: str, tmp_path: Path, tool: Ca
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("center", "width"), [(1000.5, 800), (2048, 4096), (30, 1.5), (-5, 77)])
+@pytest.mark.parametrize(("center", "width"), [(1000.5, 800), (2048, 4096), (30, 1.5), (1000.5, 1), (-5, 77)])
 def test_windows_like_pydicom(function: str, center: float, width: float) -> None:
     ds = dx(RescaleSlope=2, RescaleIntercept=-100, VOILUTFunction=function, WindowCenter=center, WindowWidth=width)
     values = apply_modality_lut(gradient(), ds)
     low, high = -100.0, 2 * 4095 - 100.0
     expected = (apply_voi_lut(values, ds) - low) / (high - low)
     np.testing.assert_allclose(window(values, center, width, function), expected, rtol=0, atol=1e-9)
+
+
+def test_a_steep_window_overflows_nowhere() -> None:
+    values = np.array([-1e9, 99, 100, 101, 1e9])
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        np.testing.assert_array_equal(window(values, 100, 1e-6, "SIGMOID").round(9), [0, 0, 0.5, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +189,10 @@ def test_windows_like_pydicom(function: str, center: float, width: float) -> Non
         ({"VOILUTSequence": lut([])}, "linear", ("voi_lut_invalid",)),
         ({"VOILUTSequence": lut([0] * 4096)}, "linear", ("voi_lut_invalid",)),
         ({"ModalityLUTSequence": lut([])}, "linear", ("modality_lut_invalid",)),
+        (NO_RESCALE, "linear", ()),
         ({"RescaleSlope": 0}, "linear", ("rescale_invalid",)),
+        ({"RescaleSlope": None}, "linear", ("rescale_invalid",)),
+        ({"RescaleIntercept": None}, "linear", ("rescale_invalid",)),
         ({"PresentationLUTShape": "INVERSE"}, "linear", ("polarity_conflict",)),
         (MONOCHROME1, "linear", ()),
         ({**MONOCHROME1, "PresentationLUTShape": None}, "linear", ()),
@@ -187,6 +202,53 @@ def test_windows_like_pydicom(function: str, center: float, width: float) -> Non
 def test_says_how_contrast_was_chosen(attributes: dict, voi: str, warnings: tuple[str, ...], tmp_path: Path) -> None:
     film = read_radiograph(save(dx(**attributes), tmp_path / "film.dcm"))
     assert (film.voi, film.warnings) == (voi, warnings)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2, -1000), (0.5, 30), (-3, 100), (1e-5, 0)])
+def test_a_window_means_rescaled_values(slope: float, intercept: float, tmp_path: Path) -> None:
+    """PS3.3 C.11.1.1.2: it shows what a window over stored values shows that is as wide in their unit."""
+    exact = {"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": 1500, "WindowWidth": 2000}
+    expected = read_radiograph(save(dx(**NO_RESCALE, **exact), tmp_path / "stored.dcm")).pixels
+    exact |= {"WindowCenter": f"{1500 * slope + intercept:.9g}", "WindowWidth": f"{2000 * abs(slope):.9g}"}
+    film = read_radiograph(save(dx(RescaleSlope=slope, RescaleIntercept=intercept, **exact), tmp_path / "film.dcm"))
+    np.testing.assert_allclose(film.pixels, expected if slope > 0 else 1 - expected, atol=1e-6)
+    assert film.warnings == ()
+
+
+def test_a_full_range_is_as_wide_as_it_is(tmp_path: Path) -> None:
+    """Also that of rescaled values which all lie within less than one of each other."""
+    for slope in (1, 1e-5, 1000):
+        film = read_radiograph(save(dx(RescaleSlope=slope, RescaleIntercept=7, **NO_WINDOW), tmp_path / "film.dcm"))
+        np.testing.assert_allclose(film.pixels, gradient() / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"RescaleSlope": 0}, {"RescaleSlope": None, "RescaleIntercept": 500}, {"RescaleIntercept": None}]
+)
+def test_a_senseless_rescale_is_left_out(attributes: dict, tmp_path: Path) -> None:
+    narrow = {"WindowCenter": 1500, "WindowWidth": 2000}
+    expected = read_radiograph(save(dx(**NO_RESCALE, **narrow), tmp_path / "plain.dcm")).pixels
+    film = read_radiograph(save(dx(**{"RescaleSlope": 2} | attributes, **narrow), tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels, expected)
+    assert film.warnings == ("rescale_invalid",)
+
+
+@pytest.mark.parametrize(
+    "ds",
+    [
+        *(ds for ds, *_ in CASES.values()),
+        dx(gradient(bits=10), BitsStored=16, **NO_WINDOW),
+        dx(gradient(low=-2048), PixelRepresentation=1, BitsStored=16, **NO_WINDOW),
+    ],
+)
+def test_every_word_has_a_display_value(ds: Dataset) -> None:
+    """Those too that the film does not hold: damaged or untold, they are at worst black or white."""
+    form = pixel_format(ds)
+    words = np.frombuffer(ds.PixelData, f"u{form.bits_allocated // 8}")
+    table = display_table(ds, form, words).table
+    assert (table.dtype, table.shape) == (np.float32, (1 << form.bits_allocated,))
+    assert table.min() >= 0
+    assert table.max() <= 1
 
 
 WIDE = {"BitsStored": 16, **NO_WINDOW}
@@ -233,6 +295,76 @@ def test_deep_films_without_a_window(
     expected = 1 - expected if attributes.get("RescaleSlope") == -1 else expected
     np.testing.assert_allclose(film.pixels, np.where(values == 60000, 0, expected), atol=1e-6)
     assert (film.voi, film.warnings) == (voi, warnings)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "signed", "bits"),
+    [
+        *((0, (1 << bits) - 1, signed, bits) for bits in (8, 10, 12, 14) for signed in (False, True)),
+        *((0, 1 << bits, signed, bits + 2) for bits in (8, 10, 12, 14) for signed in (False, True)),
+        *((-(1 << bits - 1), (1 << bits - 1) - 1, True, bits) for bits in (8, 10, 12, 14)),
+        *((-1, 1 << bits - 1, True, bits + 2) for bits in (8, 10, 12, 14)),
+        *((-(1 << bits - 1) - 1, 0, True, bits + 2) for bits in (8, 10, 12, 14)),
+    ],
+)
+def test_the_depth_of_a_film_is_the_smallest_usual_one_that_holds_it(
+    lowest: int, highest: int, signed: bool, bits: int, tmp_path: Path
+) -> None:
+    """By two's complement where a value is negative."""
+    stored = np.linspace(lowest, highest, 100).round().astype(int).reshape(10, 10)
+    film = read_radiograph(save(dx(stored, **WIDE, PixelRepresentation=int(signed)), tmp_path / "film.dcm"))
+    low = -(1 << bits - 1) if lowest < 0 else 0
+    if bits == 16:
+        low = -(1 << 15) if signed else 0
+    np.testing.assert_allclose(film.pixels, (stored - low) / ((1 << bits) - 1), atol=1e-6)
+    assert film.voi == ("full_range" if bits == 16 else f"{bits} bits")
+    assert ("depth_assumed" in film.warnings) == (bits < 16)
+
+
+def test_bits_beside_the_sample_say_nothing_of_its_depth(tmp_path: Path) -> None:
+    ds = dx(gradient(), **WIDE | {"BitsStored": 14, "HighBit": 15})
+    set_pixels(ds, gradient(), dirt=0xFFFF)
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_allclose(film.pixels, gradient() / 4095, atol=1e-6)
+    assert film.voi == "12 bits"
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "smallest", "largest", "taken"),
+    [
+        (1, 4095, 1, 4095, True),
+        (1, 4095, 0, 65535, True),
+        (1000, 1000, 0, 4000, True),
+        (1, 4095, 2, 4095, False),
+        (1, 4095, 1, 4094, False),
+        (-2048, 2047, -2048, 2047, True),
+        (-2048, 2047, -2047, 2047, False),
+        (1, 4095, "one", 4095, False),
+        (1, 4095, 1, "all", False),
+    ],
+)
+def test_smallest_and_largest_pixel_value_are_believed_where_they_hold_the_film(
+    lowest: int, highest: int, smallest: int | str, largest: int | str, taken: bool, tmp_path: Path
+) -> None:
+    stored = np.linspace(lowest, highest, 100).round().astype(int).reshape(10, 10)
+    ds = dx(stored, **WIDE, PixelRepresentation=int(lowest < 0))
+    for keyword, value in (("SmallestImagePixelValue", smallest), ("LargestImagePixelValue", largest)):
+        ds.add_new(keyword, "LO" if isinstance(value, str) else "SS" if lowest < 0 else "US", value)
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    assert (film.voi == "pixel_range") == taken
+    low, high = (smallest, largest) if taken else (-2048, 2047) if lowest < 0 else (0, 4095)
+    np.testing.assert_allclose(film.pixels, (stored - low) / (high - low), atol=1e-6)
+
+
+def test_a_deep_film_with_a_modality_table_or_nothing_but_padding_has_its_full_range(tmp_path: Path) -> None:
+    table = {**WIDE, **NO_RESCALE, "ModalityLUTSequence": lut(CURVE * 4095)}
+    film = read_radiograph(save(dx(gradient(), **table), tmp_path / "film.dcm"))
+    np.testing.assert_allclose(film.pixels, (CURVE * 4095).astype(int)[gradient()] / 4095, atol=1e-6)
+    assert (film.voi, film.warnings) == ("full_range", ("voi_missing",))
+    padding = {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535}
+    film = read_radiograph(save(dx(gradient(), **WIDE, **padding), tmp_path / "film.dcm"))
+    assert film.voi == "full_range"
+    assert not film.pixels.any()
 
 
 @pytest.mark.parametrize(
@@ -317,6 +449,77 @@ def test_a_senseless_shutter_is_left_open(tmp_path: Path) -> None:
         assert film.warnings == ("shutter_invalid",)
 
 
+@pytest.mark.parametrize(
+    ("edges", "inside"),
+    [
+        ((0, 999, -5, 999), np.s_[:, :]),
+        ((1, 50, 1, 60), np.s_[:, :]),
+        ((2, 50, 1, 60), np.s_[:, 1:]),
+        ((50, 50, 60, 60), np.s_[59:, 49:]),
+        ((1, 1, 1, 1), np.s_[:1, :1]),
+        ((20, 10, 1, 60), None),
+        ((1, 0, 1, 60), None),
+        ((1, 50, 1, -1), None),
+        ((51, 70, 1, 60), None),
+    ],
+)
+def test_edges_of_a_shutter_may_lie_beyond_the_film(edges: tuple, inside: tuple | None, tmp_path: Path) -> None:
+    """One that leaves nothing of the film to be seen is left open."""
+    plain = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
+    left, right, upper, lower = edges
+    vertical = {"ShutterLeftVerticalEdge": left, "ShutterRightVerticalEdge": right}
+    horizontal = {"ShutterUpperHorizontalEdge": upper, "ShutterLowerHorizontalEdge": lower}
+    film = read_radiograph(save(dx(ShutterShape="RECTANGULAR", **vertical, **horizontal), tmp_path / "film.dcm"))
+    expected = plain if inside is None else np.zeros_like(plain)
+    if inside is not None:
+        expected[inside] = plain[inside]
+    np.testing.assert_array_equal(film.pixels, expected)
+    assert ("shutter_invalid" in film.warnings) == (inside is None)
+
+
+def test_what_is_senseless_of_several_shutters_is_left_out(tmp_path: Path) -> None:
+    shutters = {"ShutterShape": ["POLYGONAL", "ROUND", "RECTANGULAR"], "VerticesOfThePolygonalShutter": [1, 1, 9, 9]}
+    film = read_radiograph(save(dx(**shutters, **EDGES), tmp_path / "film.dcm"))
+    alone = read_radiograph(save(dx(ShutterShape="RECTANGULAR", **EDGES), tmp_path / "alone.dcm"))
+    np.testing.assert_array_equal(film.pixels, alone.pixels)
+    assert film.warnings == ("shutter_invalid", "shutter_invalid")
+
+
+def test_shutters_with_nothing_in_common_are_left_open(tmp_path: Path) -> None:
+    apart = {"ShutterShape": ["RECTANGULAR", "CIRCULAR"], "CenterOfCircularShutter": [3, 3]}
+    film = read_radiograph(save(dx(**apart, RadiusOfCircularShutter=1, **EDGES), tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels, read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels)
+
+
+@pytest.mark.parametrize(("value", "grey"), [("dark", 0), ("-5", 0), ("70000", 1), ("32768", 32768 / 65535)])
+def test_a_shutter_is_as_grey_as_it_says_within_black_and_white(value: str, grey: float, tmp_path: Path) -> None:
+    ds = dx(ShutterShape="RECTANGULAR", **EDGES)
+    ds.add_new("ShutterPresentationValue", "LO", value)
+    assert read_radiograph(save(ds, tmp_path / "film.dcm")).pixels[0, 0] == np.float32(grey)
+
+
+@pytest.mark.parametrize(
+    ("share", "step", "blank"),
+    [(0.049, 0.3, True), (0.05, 0.3, False), (0.4, 1 / 65, True), (0.4, 1 / 64, False)],
+)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_film_is_blank_of_which_95_in_100_pixels_have_one_grey(
+    sign: int, share: float, step: float, blank: bool
+) -> None:
+    pixels = np.full((100, 100), 0.5, np.float32)
+    pixels.flat[: round(share * pixels.size)] += sign * step
+    assert is_blank(pixels) == blank
+
+
+@pytest.mark.parametrize("shape", [(3000, 2500), (1, 1)])
+def test_of_a_large_film_a_sample_tells_whether_it_is_blank(shape: tuple[int, int]) -> None:
+    pixels = np.full(shape, 0.5, np.float32)
+    assert is_blank(pixels)
+    if pixels.size > 1:
+        pixels[: shape[0] // 10] = 0.9
+        assert not is_blank(pixels)
+
+
 @pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", None])
 def test_photometric_interpretation_alone_decides_polarity(shape: str | None, tmp_path: Path) -> None:
     plain = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
@@ -343,6 +546,16 @@ def test_padding_is_black_and_nothing_else_changes(
     for syntax in (EXPLICIT, IMPLICIT):
         shown = read_radiograph(save(padded, tmp_path / "padded.dcm", syntax)).pixels
         np.testing.assert_array_equal(shown, np.where(inside, 0, expected))
+
+
+@pytest.mark.parametrize("damaged", ["PixelPaddingValue", "PixelPaddingRangeLimit"])
+def test_padding_that_makes_no_sense_is_film(damaged: str, tmp_path: Path) -> None:
+    ds = dx()
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        ds.add_new(keyword, "LO" if keyword == damaged else "US", "none" if keyword == damaged else 4095)
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels, read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels)
+    assert film.warnings == ("padding_invalid",)
 
 
 def test_signed_padding(tmp_path: Path) -> None:

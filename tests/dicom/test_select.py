@@ -36,6 +36,7 @@ def test_film_is_accepted(variant):
         ({"PatientSpeciesDescription": "Feline"}, errors.WrongSpecies),
         ({"PatientSpeciesDescription": "Canis lupus familiaris"}, errors.WrongSpecies),
         ({"PatientBreedDescription": "Boxer"}, errors.WrongSpecies),
+        ({"StrainDescription": "C57BL/6"}, errors.WrongSpecies),
         ({"AnatomicalOrientationType": "QUADRUPED"}, errors.WrongSpecies),
         ({"BodyPartExamined": "HAND"}, errors.WrongBodyPart),
         ({"BodyPartExamined": "left knee"}, errors.WrongBodyPart),
@@ -54,7 +55,7 @@ def test_film_is_accepted(variant):
     ],
 )
 def test_what_is_no_film_is_refused_by_name(changes, error):
-    with pytest.raises(error):
+    with pytest.raises(error, match=" "):  # in words
         check_film(changed(changes))
 
 
@@ -72,6 +73,8 @@ def test_what_is_no_film_is_refused_by_name(changes, error):
         ("PatientSpeciesCodeSequence", [("L-80700", "")], errors.WrongSpecies),
         ("PatientSpeciesCodeSequence", [("337915000", "")], None),
         ("PatientSpeciesCodeSequence", [("0815", "Homo sapiens")], None),
+        ("PatientBreedCodeSequence", [("132391004", "Labrador retriever")], errors.WrongSpecies),
+        ("PatientBreedCodeSequence", [("0815", "Not applicable")], None),
     ],
 )
 def test_coded_regions_and_species(keyword, codes, error):
@@ -129,13 +132,22 @@ def test_odd_but_plausible_film_is_accepted(changes):
 def test_film_that_does_not_say_its_view():
     unsaid = changed({"ViewPosition": None, "PatientOrientation": None})
     assert check_film(unsaid) == ("unknown", ("view_unknown",))
-    with pytest.raises(errors.UnknownView):
+    with pytest.raises(errors.UnknownView, match="view"):
         check_film(unsaid, strict_view=True)
     assert check_film(film("cr_mono1"), strict_view=True)[0] == "PA"
 
 
 def test_contradicting_view_is_noted():
     assert check_film(changed({"ViewCodeSequence": [code("399348003")]})) == ("PA", ("view_conflict",))
+
+
+def test_a_directory_is_known_by_its_file_meta_information_too():
+    ds = film("dx_mono2_12")
+    ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    with pytest.raises(errors.DicomDirectory):
+        check_film(ds)
+    del ds.file_meta
+    assert check_film(ds) == ("PA", ())
 
 
 def test_own_output_is_recognised():
@@ -146,7 +158,7 @@ def test_own_output_is_recognised():
     own = secondary_capture(film("dx_mono2_12"), [[0.0]], PROVENANCE, CREATED)
     ds = pydicom.dcmread(io.BytesIO(own.data), stop_before_pixels=True)
     ds.Modality = "DX"
-    with pytest.raises(errors.OwnOutput):
+    with pytest.raises(errors.OwnOutput, match="derived"):
         check_film(ds)
 
 
