@@ -46,7 +46,7 @@ class Score:
 SCORES = {
     "quality": Score(
         measures="unlike a proper frontal chest film this is",
-        with_critic={"latent": 1.0, "fault": 1.5},
+        with_critic={"latent": 0.7, "fault": 1.5},
         without_critic={"residual": 1.0, "latent": 1.0, "exposure": 1.0, "texture": 1.0},
         soft_maximum=True,
         of_places=False,

@@ -63,8 +63,13 @@ def measure(network: VAE, train_films: Tensor, test_films: Tensor) -> dict[str, 
         "bits": bits_per_dimension(made, test_films, kl, sigma).mean().item(),
         "psnr": peak_signal_to_noise_ratio(network.decode(mu), test_films).mean().item(),
         "kl": kl.mean().item(),
-        "active_units": int(active_units(mu)),
+        "active_units": _active(mu),
     }
+
+
+def _active(mu: Tensor) -> int:
+    mu = mu.double()
+    return int(active_units(mu.mean(0), mu.square().mean(0), len(mu)))
 
 
 def study(train_films: Tensor, test_films: Tensor, seeds: int, steps: int) -> list[dict]:
@@ -87,7 +92,7 @@ def study(train_films: Tensor, test_films: Tensor, seeds: int, steps: int) -> li
         made, mu, logvar, _ = peer(test_films)
     psnr, kl = peak_signal_to_noise_ratio(made, test_films).mean().item(), kl_divergence(mu, logvar).mean().item()
     rows.append({"size": size, "weight": 1.0, "network": "MONAI VarAutoEncoder", "psnr": psnr, "kl": kl})
-    rows[-1]["active_units"] = int(active_units(mu))
+    rows[-1]["active_units"] = _active(mu)
     print(rows[-1], flush=True)
     return rows
 

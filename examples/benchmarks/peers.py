@@ -214,11 +214,11 @@ def train(contestant: Contestant, films: Tensor, minutes: float) -> tuple[nn.Mod
 def score(network: nn.Module, films: Tensor) -> dict[str, float]:
     """PSNR and SSIM of the reconstructions, latents and how many of them are active."""
     outputs = [network(batch) for batch in films.split(16)]
-    made, mu = torch.cat([o[0] for o in outputs]), torch.cat([o[1] for o in outputs]).flatten(1)
+    made, mu = torch.cat([o[0] for o in outputs]), torch.cat([o[1] for o in outputs]).flatten(1).double()
     return {
         "psnr": peak_signal_to_noise_ratio(made, films).mean().item(),
         "ssim": structural_similarity(made, films).mean().item(),
-        "active_units": int(active_units(mu)),
+        "active_units": int(active_units(mu.mean(0), mu.square().mean(0), len(mu))),
         "latents": mu.shape[1],
     }
 

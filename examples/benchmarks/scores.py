@@ -157,12 +157,13 @@ def report_patients(model, normal: Tensor, abnormal: Tensor, told: list[dict[str
         print(f"| {name} | {int(chosen.sum())} | {area} | {found:.1f}% |", flush=True)
     views = [row.get("view", "") for row in told]
     squares = tuple(torch.cat([normal, abnormal]).split(len(normal)))
+    components = pca(F.avg_pool2d(train, 2), 64).reconstruct
     simple = {
         "mean intensity": lambda x: x.mean((1, 2, 3)),
         "complexity": lambda x: texture(x, torch.ones_like(x, dtype=torch.bool))[:, -1],
         "difference from the mean film": lambda x: (x - train.mean(0)).square().mean((1, 2, 3)),
         "difference from PCA-64": lambda x: (
-            (F.avg_pool2d(x, 2) - pca(F.avg_pool2d(x, 2), F.avg_pool2d(train, 2), 64)[0]).square().mean((1, 2, 3))
+            (F.avg_pool2d(x, 2) - components(F.avg_pool2d(x, 2))).square().mean((1, 2, 3))
         ),
     }
     rows = {name: (ours.values[name], others.values[name]) for name in [*SCORES, *list(ours.values)[:-2]]}

@@ -17,14 +17,14 @@ from side_by_side import Row
 from torch import Tensor
 
 from monai_cxr_vae.losses import VAELoss, kl_divergence
-from monai_cxr_vae.model import SpatialRadiographVAE
+from monai_cxr_vae.networks import PRESETS, SpatialVAE
 
 SIZE, VALUES, TEST_FILMS = 256, 12288, 48
 table = peers.table
 
 
-class Ours(ThreeOutputs, SpatialRadiographVAE):
-    """The spatial preset."""
+class Ours(ThreeOutputs, SpatialVAE):
+    """The network of the spatial preset."""
 
 
 def bundle_loss(output: Output, image: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def contestants(
     """Ours first."""
 
     def ours() -> Ours:
-        return Ours("spatial", image_size=size, latent_size=values, stride=stride)
+        return Ours(**PRESETS["spatial"].arguments | {"image_size": size, "latent_size": values, "stride": stride})
 
     return [
         Contestant("spatial", ours, VAELoss(), True, augment=False, limit=None, batch_size=16),

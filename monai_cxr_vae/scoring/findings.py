@@ -100,57 +100,6 @@ def volume_loss(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     return _moved(film, x - outwards * shift, y + pull)
 
 
-def wide_mediastinum(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A widened aorta or other masses of the upper middle: its border pushed outwards on one side or on both."""
-    y, x = _axes(film.shape)
-    push = np.zeros_like(film)
-    for side in (-1, 1) if rng.random() < 0.3 else (rng.choice([-1, 1]),):
-        cy, cx, height = rng.uniform(0.22, 0.45), 0.5 + side * rng.uniform(0.05, 0.09), rng.uniform(0.06, 0.16)
-        bump = np.exp(-(((y - cy) / height) ** 2)) * np.exp(-(((x - cx) / 0.09) ** 2))
-        push = push + side * rng.uniform(0.02, 0.06) * bump
-    return _moved(film, x - push, y)
-
-
-def hila(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Enlarged hila, of vessels or lymph nodes: lobed densities beside the middle."""
-    cover = np.zeros_like(film)
-    for side in (-1, 1) if rng.random() < 0.5 else (rng.choice([-1, 1]),):
-        for _ in range(rng.integers(1, 4)):
-            y, x = rng.normal(0.43, 0.04), 0.5 + side * rng.uniform(0.09, 0.17)
-            ry, rx = rng.uniform(0.025, 0.06, 2)
-            cover = np.maximum(cover, _ellipse(film.shape, y, x, ry, rx, rng.uniform(0, np.pi), rng))
-    return _densify(film, cover * rng.uniform(0.25, 0.75), rng.uniform(0.0, 0.5))
-
-
-def bands(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Plate atelectasis and scars: one to four thin bands in the lungs, most of them low and nearly level."""
-    y, _ = _axes(film.shape)
-    lung = lungs(film)
-    low = lung * (_sigmoid((y - 0.5) / 0.05) + 0.2)
-    cover = np.zeros_like(film)
-    for _ in range(rng.integers(1, 5)):
-        cy, cx = _place(low, rng)
-        length, thickness = rng.uniform(0.04, 0.14), rng.uniform(0.004, 0.014)
-        band = _ellipse(film.shape, cy, cx, thickness, length, rng.normal(0, 0.5), rng, soft=0.5)
-        cover = np.maximum(cover, band * rng.uniform(0.5, 1))
-    return _densify(film, cover * (0.3 + 0.7 * _blur(lung, 0.02)) * rng.uniform(0.3, 0.9), 0.0)
-
-
-def pleura(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Thickened pleura: the outer or upper border of a lung dense, a blunted angle included."""
-    lung = (lungs(film) > 0.3).astype(np.uint8)
-    y, x = _axes(film.shape)
-    side = x < 0.5 if rng.random() < 0.5 else x >= 0.5
-    depth = cv2.distanceTransform(lung, cv2.DIST_L2, 3) / len(film)
-    outer = np.abs(x - 0.5) > rng.uniform(0.15, 0.25)
-    cy, height = rng.uniform(0.1, 0.75), rng.uniform(0.06, 0.3)
-    rim = rng.uniform(0.015, 0.06) * np.exp(-(((y - cy) / height) ** 2)) * (1 + 0.3 * _noise(film.shape, rng, 0.1))
-    # Beyond the border of what counts as lung too: there lies the wall, which is as dense.
-    near = cv2.dilate(lung, np.ones((3, 3), np.uint8), iterations=max(1, round(0.02 * len(film))))
-    cover = near * side * outer * _sigmoid((rim - depth) / 0.006) * (rim > 0.008)
-    return _densify(film, _blur(cover, 0.008) * rng.uniform(0.4, 0.95), rng.uniform(0.2, 0.8))
-
-
 def air(film: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Pneumothorax: a dark, smooth rim at the outside of an upper lung with the pleura as a fine line."""
     lung = lungs(film) * body(film) > 0.3
@@ -231,10 +180,6 @@ FINDINGS: dict[str, Finding] = {
         nodules,
         large_heart,
         volume_loss,
-        wide_mediastinum,
-        hila,
-        bands,
-        pleura,
         air,
         device,
         transplant,

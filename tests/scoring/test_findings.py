@@ -11,8 +11,8 @@ from scipy import ndimage
 from monai_cxr_vae.data.phantom import render
 from monai_cxr_vae.scoring.findings import FINDINGS, add_findings, body, lungs
 
-MOVED = ("large_heart", "volume_loss", "wide_mediastinum")
-DENSE = ("opacity", "veil", "effusion", "nodules", "hila", "bands", "pleura")
+MOVED = ("large_heart", "volume_loss")
+DENSE = ("opacity", "veil", "effusion", "nodules")
 seeds = st.integers(0, 2**32)
 
 
@@ -81,7 +81,7 @@ def test_a_finding_can_be_seen_and_leaves_the_rest_as_it_was(name: str, chests: 
     assert len({result.tobytes() for _, result, _ in drawn(name, chests)}) == 30
 
 
-@pytest.mark.parametrize("name", ["opacity", "veil", "effusion", "nodules", "bands", "pleura", "air", "transplant"])
+@pytest.mark.parametrize("name", ["opacity", "veil", "effusion", "nodules", "air", "transplant"])
 def test_diseases_of_the_lung_lie_there(name: str, chests: list[np.ndarray]):
     inside = []
     for film, result, _ in drawn(name, chests):
