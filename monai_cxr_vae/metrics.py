@@ -74,13 +74,13 @@ def multiscale_structural_similarity(reconstruction: Tensor, image: Tensor, mask
             return torch.full((len(image),), math.nan)
         return compute_ms_ssim(reconstruction.clamp(0, 1), image, spatial_dims=2, kernel_size=WINDOW).flatten()
     films = (
-        multiscale_structural_similarity(*(cut(x, m) for x in (r, i)))
+        multiscale_structural_similarity(*(crop_to_mask(x, m) for x in (r, i)))
         for r, i, m in zip(reconstruction.split(1), image.split(1), mask.split(1), strict=True)
     )
     return torch.cat(list(films))
 
 
-def cut(image: Tensor, mask: Tensor) -> Tensor:
+def crop_to_mask(image: Tensor, mask: Tensor) -> Tensor:
     """One film ``(1, 1, H, W)`` without its padding: the box in which ``mask`` (same shape) is true."""
     rows, columns = mask[0, 0].any(1).nonzero(), mask[0, 0].any(0).nonzero()
     return image[..., int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]

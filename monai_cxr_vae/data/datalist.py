@@ -16,7 +16,7 @@ from monai_cxr_vae.data.tables import Row, is_known, is_list, match, read_table,
 from monai_cxr_vae.errors import InputError, Reason
 from monai_cxr_vae.files import Entry, walk
 from monai_cxr_vae.film import look_at, refuse
-from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.pool import IsolatedPool, LostTask
 from monai_cxr_vae.radiograph import read_radiograph
 
 logger = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ def _headers(entries: Sequence[Entry]) -> list[_Header]:
         with IsolatedPool(_look_at) as pool:
             for entry, header in pool.map(tasks):
                 # A process that was lost had a film in its hands, for all that is known.
-                _SEEN[entry] = _Header(None) if isinstance(header, Fault) else header
+                _SEEN[entry] = _Header(None) if isinstance(header, LostTask) else header
     no_file, not_listed = _Header(Reason.NOT_A_FILE), _Header(Reason.READ_ERROR)
     return [_SEEN.get(entry, no_file if entry.listed else not_listed) for entry in entries]
 

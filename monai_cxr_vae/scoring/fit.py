@@ -73,16 +73,16 @@ def fit_scorer(
     scorer = Scorer(model.image_size, model.latent_size, critic is not None, len(calibration_films)).eval()
     if critic is not None and scorer.critic is not None:
         scorer.critic.load_state_dict(critic.state_dict())
-    look = _examine_all(model, scorer, films)
+    measurements = _examine_all(model, scorer, films)
     if critic is None:
-        scorer.variance.copy_(_place_variance(look))
+        scorer.variance.copy_(_place_variance(measurements))
     for name in scorer.distances:
-        mean, precision = _normal_distribution(getattr(look, name))
+        mean, precision = _normal_distribution(getattr(measurements, name))
         getattr(scorer, f"{name}_mean").copy_(mean)
         getattr(scorer, f"{name}_precision").copy_(precision)
-    measures = scorer.measure(look)
+    measures = scorer.measure(measurements)
     for name in scorer.distances:
-        measures[:, scorer.aspects.index(name)] = _cross_fitted(getattr(look, name))
+        measures[:, scorer.aspects.index(name)] = _cross_fitted(getattr(measurements, name))
     scorer.centre.copy_(measures.mean(0))
     scorer.spread.copy_(measures.std(0).clamp(min=1e-6))
     model.scorer = scorer
@@ -113,11 +113,11 @@ def calibrate(model: ScoredModel, films: FilmDataset) -> None:
         raise InputError("these weights have no scores to calibrate; a finished training run fits them")
     if not len(films):
         raise InputError("a calibration needs films")
-    look = _examine_all(model, scorer, films)
-    for name, values in scorer.scores(scorer.standardised(look)).items():
+    measurements = _examine_all(model, scorer, films)
+    for name, values in scorer.scores(scorer.standardised(measurements)).items():
         setattr(scorer, f"{name}_calibration", values.sort().values)
-    scorer.technique_calibration = scorer.technique(look)
-    highest = scorer.raw_heat(look).amax((1, 2, 3))
+    scorer.technique_calibration = scorer.technique(measurements)
+    highest = scorer.raw_heat(measurements).amax((1, 2, 3))
     scorer.heat_limit.copy_(torch.quantile(highest, _HEAT_QUANTILE).clamp(min=1e-6))
     model.settings["calibration"] = {"films": len(films), "date": datetime.date.today().isoformat()}
 
@@ -148,11 +148,13 @@ def _examine_all(model: ScoredModel, scorer: Scorer, films: FilmDataset) -> Aspe
     return Aspects(*(torch.cat(values) for values in zip(*looks, strict=True)))
 
 
-def _place_variance(look: Aspects) -> Tensor:
+def _place_variance(measurements: Aspects) -> Tensor:
     """Mean squared difference at each place ``(S, S)``, of the films that have the place; of all places elsewhere."""
-    count = look.mask.sum((0, 1))
+    count = measurements.mask.sum((0, 1))
     return torch.where(
-        count > 0, look.squares.sum((0, 1)) / count.clamp(min=1), look.squares.sum() / look.mask.sum().clamp(min=1)
+        count > 0,
+        measurements.squares.sum((0, 1)) / count.clamp(min=1),
+        measurements.squares.sum() / measurements.mask.sum().clamp(min=1),
     )
 
 

@@ -62,17 +62,17 @@ def score(model: ScoredModel, image: Tensor, detail: Tensor, mask: Tensor | None
         InputError: the weights are not calibrated.
     """
     scorer = fitted(model)
-    look = examine(model, scorer, image, detail, mask)
-    standardised = scorer.standardised(look)
+    measurements = examine(model, scorer, image, detail, mask)
+    standardised = scorer.standardised(measurements)
     columns: dict[str, list[Any]] = {}
     for name, values in scorer.scores(standardised).items():
         columns[name] = values.tolist()
         columns[f"{name}_p"] = p_value(values, scorer.calibration(name)).tolist()
         columns[f"{name}_part"] = _largest(scorer, standardised, name)
     # More digits would only fill manifests.
-    columns["technique"] = scorer.technique(look).double().numpy(force=True).round(4).tolist()
+    columns["technique"] = scorer.technique(measurements).double().numpy(force=True).round(4).tolist()
     told = [Scores(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return told, scorer.heat(look)
+    return told, scorer.heat(measurements)
 
 
 def fitted(model: ScoredModel) -> Scorer:
@@ -95,7 +95,7 @@ def examine(model: ScoredModel, scorer: Scorer, image: Tensor, detail: Tensor, m
     """What the scorer measures of films; arguments as for :func:`score`."""
     latent, _ = model.encode(image)
     mask = torch.ones_like(image, dtype=torch.bool) if mask is None else mask
-    return scorer.look(image, detail, mask, latent, model.decode(latent))
+    return scorer.measurements(image, detail, mask, latent, model.decode(latent))
 
 
 def p_value(scores: Tensor, calibration: Tensor) -> Tensor:

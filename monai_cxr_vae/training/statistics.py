@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_cxr_vae.data.cache import FilmDataset
-from monai_cxr_vae.data.pictures import overlay
+from monai_cxr_vae.data.pictures import draw_heat
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
 from monai_cxr_vae.networks import HierarchicalVAE
 from monai_cxr_vae.scoring import FEWEST_FILMS, check_films, detail_films, fit_scorer, score
@@ -123,7 +123,9 @@ class FitStatistics:
         batch = films.__getitems__(range(min(8, len(films))))
         image, mask = (F.avg_pool2d(batch[key].float(), DETAIL) for key in ("image", "mask"))
         heat = score(model, image, batch["image"], mask > 0.5)[1]
-        pictures = [overlay(film.numpy(), values.numpy()) for film, values in zip(image[:, 0], heat[:, 0], strict=True)]
+        pictures = [
+            draw_heat(film.numpy(), values.numpy()) for film, values in zip(image[:, 0], heat[:, 0], strict=True)
+        ]
         # A folder of its own: TensorBoard orders files of one second by a number's text, and what it reads before the
         # run's own start it drops.
         with SummaryWriter(str(self.weights.parent / "tensorboard" / "scores")) as writer:
