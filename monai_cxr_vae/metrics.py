@@ -81,7 +81,15 @@ def multiscale_structural_similarity(reconstruction: Tensor, image: Tensor, mask
 
 
 def crop_to_mask(image: Tensor, mask: Tensor) -> Tensor:
-    """One film ``(1, 1, H, W)`` without its padding: the box in which ``mask`` (same shape) is true."""
+    """One film without its padding.
+
+    Args:
+        image: ``(1, 1, H, W)``.
+        mask: same shape, bool, a box that is true where the film is.
+
+    Returns:
+        ``(1, 1, h, w)``, the film in that box.
+    """
     rows, columns = mask[0, 0].any(1).nonzero(), mask[0, 0].any(0).nonzero()
     return image[..., int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
 
@@ -113,7 +121,15 @@ def bits_per_dimension(
 
 
 def kl_per_unit(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence of each latent from N(0, 1), ``(N, latents)`` in nats; its row sums are the films' KL."""
+    """KL divergence of each latent from N(0, 1).
+
+    Args:
+        mu: means of the posterior, ``(N, latents)``.
+        logvar: logarithms of its variances, same shape.
+
+    Returns:
+        ``(N, latents)`` nats; the row sums are the films' KL.
+    """
     mu, logvar = mu.float(), logvar.float()
     return -0.5 * (1 + logvar - mu.square() - logvar.exp())
 

@@ -160,6 +160,15 @@ def find_films(folder: str | os.PathLike) -> list[Path]:
 
     They are told by content and whatever their names. A film that is damaged is one too: reading it will say why. What
     is no film (another modality, laterals, For Processing, notes, ...) is left out and counted.
+
+    Args:
+        folder: the folder, or a list (csv, json, txt).
+
+    Returns:
+        The films' paths.
+
+    Raises:
+        InputError: as of :func:`datalist`.
     """
     return [Path(item["image"]) for item in datalist(folder)]
 
@@ -171,7 +180,14 @@ def patient_of(path: Path, root: Path) -> str:
 
 
 def films_digest(digests: Iterable[str]) -> str:
-    """One digest of many films' own: tells whether a run continues on the same films."""
+    """One digest of many films' own: tells whether a run continues on the same films.
+
+    Args:
+        digests: SHA-256 of each film, in order.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

@@ -54,6 +54,10 @@ def _pool(options: FolderOptions, work: Work, in_flight: int = 2) -> IsolatedPoo
 def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Iterator[Row]:
     """Tell for every file of a folder what a run would make of it; nothing is written.
 
+    Args:
+        folder: the folder, or one file.
+        options: how the files are read; None for the defaults.
+
     Yields:
         In the order of the paths, rows with ``path``; ``status`` is ``eligible``, ``skipped`` or ``failed``.
 

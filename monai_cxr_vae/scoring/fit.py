@@ -40,10 +40,19 @@ def detail_films(
     skip_unreadable: bool = False,
     bits: int | None = None,
 ) -> FilmDataset:
-    """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen.
+    """Films at the size that scores need.
 
-    The other arguments are those of :class:`monai_cxr_vae.data.FilmDataset`, and ``bits`` is the depth of 16-bit PNG,
-    see :func:`monai_cxr_vae.read_radiograph`.
+    Args:
+        model: tells the size and how a film becomes square.
+        data: ``[{"image": path}, ...]``; at most 3,000 of them are taken, evenly chosen.
+        cache_dir, unreadable, skip_unreadable: see :class:`monai_cxr_vae.data.FilmDataset`.
+        bits: depth of 16-bit PNG, see :func:`monai_cxr_vae.radiograph.read_radiograph`.
+
+    Returns:
+        The films, ``(1, 2 S, 2 S)`` each.
+
+    Raises:
+        InputError, OutputError: as of the data set.
     """
     chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MOST_FILMS)).round().astype(int))
     transform = film_transforms(DETAIL * model.image_size, model.fit, bits)
@@ -92,6 +101,10 @@ def fit_scorer(
 def check_films(films: FilmDataset, calibration_films: FilmDataset) -> None:
     """Refuse films that :func:`fit_scorer` could not use.
 
+    Args:
+        films: those that scores are standardised with.
+        calibration_films: those that p-values are told against.
+
     Raises:
         InputError: fewer than ten films, or none to tell p-values against.
     """
@@ -104,6 +117,10 @@ def check_films(films: FilmDataset, calibration_films: FilmDataset) -> None:
 @torch.no_grad()
 def calibrate(model: ScoredModel, films: FilmDataset) -> None:
     """Tell a fitted model's p-values and heat maps against these normal films from now on.
+
+    Args:
+        model: changed in place.
+        films: normal films at the size of details, see :func:`detail_films`.
 
     Raises:
         InputError: the model has no fitted scorer, or there are no films.
@@ -132,6 +149,9 @@ def expected_alarms(films: int, of: int = 100, level: float = 0.05) -> tuple[int
         films: n, at least 1.
         of: number of new films, exchangeable with those of the calibration.
         level: of the p-value, in (0, 1).
+
+    Returns:
+        The lowest and the highest number of alarms among ``of`` films.
     """
     # Of very few films none but those beyond the whole calibration have such a p-value, and not all of those.
     k = max(1, math.ceil(level * (films + 1)) - 1)

@@ -87,7 +87,14 @@ def fitted(model: ScoredModel) -> Scorer:
 
 
 def is_fitted(model: ScoredModel) -> bool:
-    """Whether the model can score films: an unfinished run leaves at most a critic."""
+    """Whether the model can score films: an unfinished run leaves at most a critic.
+
+    Args:
+        model: any.
+
+    Returns:
+        Whether it has a scorer with films to tell p-values against.
+    """
     return model.scorer is not None and model.scorer.films > 0
 
 
@@ -106,6 +113,13 @@ def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
     Scores beyond all n of the calibration would share 1 / (n + 1). So that they keep their order, p goes on falling as
     a Pareto tail of index 1 does, a tail without a mean: 1 / (n + 1) / (1 + excess), the excess in standard deviations
     of the calibration. Every p of at least 1 / (n + 1) is a rate; a smaller one is an order.
+
+    Args:
+        scores: ``(N,)``, larger is less usual.
+        calibration: ``(n,)``, scores of normal films.
+
+    Returns:
+        ``(N,)`` float64 in (0, 1].
     """
     larger = (calibration[None] >= scores[:, None]).sum(1)
     excess = (scores - calibration.max()).clamp(min=0).double()

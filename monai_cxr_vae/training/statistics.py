@@ -53,7 +53,12 @@ class ForgetStatistics:
 
 
 def forget_statistics(model: RadiographVAE, scores: bool = True) -> None:
-    """Take from a model what only holds for the weights that it had before, ``scores`` too or not; a critic stays."""
+    """Take from a model what only holds for the weights that it had before; a critic stays.
+
+    Args:
+        model: changed in place.
+        scores: whether to take its scores too.
+    """
     model.sigma.fill_(math.nan)
     if model.fits_latents:
         model.latent_mean.fill_(math.nan)
@@ -161,7 +166,13 @@ class FitScores:
 
 @torch.no_grad()
 def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
-    """Set a model's ``sigma`` and the density of its latents from films (see :class:`FitStatistics`)."""
+    """Set a model's ``sigma`` and the density of its latents from films (see :class:`FitStatistics`).
+
+    Args:
+        model: changed in place.
+        dataset: training films, which tell the density.
+        val_dataset: validation films, which tell ``sigma``.
+    """
     if model.fits_latents:
         mu, val_mu = (
             torch.cat([model.encode(batch["image"])[0] for batch in films.batches("latents")])
