@@ -215,12 +215,12 @@ def _drift(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
 
     found = drift(arguments.output, weights_file(arguments.weights), arguments.block, arguments.alarm_rate)
     for block in found["blocks"]:
-        told = f"films {block['first']} to {block['last']}: p {block['p']:.2g}"
+        line = f"films {block['first']} to {block['last']}: p {block['p']:.2g}"
         if block["alarm"]:
-            told += f", ALARM: {', '.join(block['differs'])}"
+            line += f", ALARM: {', '.join(block['differs'])}"
         if block["new"]:
-            told += f"; first seen: {', '.join(block['new'])}"
-        print(told)
+            line += f"; first seen: {', '.join(block['new'])}"
+        print(line)
     alarms, count = sum(block["alarm"] for block in found["blocks"]), len(found["blocks"])
     print(
         f"{alarms} of {count} blocks alarm; of blocks of films like those of the calibration ({found['calibration']}), "

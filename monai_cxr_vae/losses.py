@@ -37,11 +37,14 @@ def kl_divergence(
 
 
 def flow_loss(velocity: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of a rectified flow's velocity per film, ``(N,)`` (Liu, Gong and Liu 2023).
+    """Mean squared error of a rectified flow's velocity per film (Liu, Gong and Liu 2023).
 
     Args:
         velocity: what a network tells, ``(N, ...)``.
         target: latents minus noise, same shape.
+
+    Returns:
+        ``(N,)`` float32, squared units of the latents.
     """
     return (velocity.float() - target.float()).square().flatten(1).mean(1)
 
@@ -57,6 +60,9 @@ def flow_bound_weight(time: Tensor) -> Tensor:
 
     Args:
         time: in [0, 1), 0 for noise.
+
+    Returns:
+        At least 0, in the shape of ``time``.
     """
     return time / (1 - time)
 
@@ -116,6 +122,9 @@ class VAELoss(nn.Module):
             prediction: ``(reconstruction, mu, logvar)``, the network's output in training mode; a network with a
                 learned prior adds ``prior_mu`` and ``prior_logvar``.
             image: ``(N, C, H, W)`` in [0, 1].
+
+        Returns:
+            A scalar, mean over the films.
         """
         reconstruction, *latents = prediction
         mse = mean_squared_error(reconstruction, image).mean()

@@ -74,14 +74,22 @@ def multiscale_structural_similarity(reconstruction: Tensor, image: Tensor, mask
             return torch.full((len(image),), math.nan)
         return compute_ms_ssim(reconstruction.clamp(0, 1), image, spatial_dims=2, kernel_size=WINDOW).flatten()
     films = (
-        multiscale_structural_similarity(*(cut(x, m) for x in (r, i)))
+        multiscale_structural_similarity(*(crop_to_mask(x, m) for x in (r, i)))
         for r, i, m in zip(reconstruction.split(1), image.split(1), mask.split(1), strict=True)
     )
     return torch.cat(list(films))
 
 
-def cut(image: Tensor, mask: Tensor) -> Tensor:
-    """One film ``(1, 1, H, W)`` without its padding: the box in which ``mask`` (same shape) is true."""
+def crop_to_mask(image: Tensor, mask: Tensor) -> Tensor:
+    """One film without its padding.
+
+    Args:
+        image: ``(1, 1, H, W)``.
+        mask: same shape, bool, a box that is true where the film is.
+
+    Returns:
+        ``(1, 1, h, w)``, the film in that box.
+    """
     rows, columns = mask[0, 0].any(1).nonzero(), mask[0, 0].any(0).nonzero()
     return image[..., int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
 
@@ -113,7 +121,15 @@ def bits_per_dimension(
 
 
 def kl_per_unit(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence of each latent from N(0, 1), ``(N, latents)`` in nats; its row sums are the films' KL."""
+    """KL divergence of each latent from N(0, 1).
+
+    Args:
+        mu: means of the posterior, ``(N, latents)``.
+        logvar: logarithms of its variances, same shape.
+
+    Returns:
+        ``(N, latents)`` nats; the row sums are the films' KL.
+    """
     mu, logvar = mu.float(), logvar.float()
     return -0.5 * (1 + logvar - mu.square() - logvar.exp())
 

@@ -123,22 +123,51 @@ class RadiographVAE(AnyVAE):
 
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, *latent_shape)``."""
+        """The posterior of films.
+
+        Args:
+            x: ``(N, 1, S, S)`` in [0, 1].
+
+        Returns:
+            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, *latent_shape)``.
+        """
         return self.network.encode(x)
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(N, *latent_shape)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
+        """The films of latents.
+
+        Args:
+            z: ``(N, *latent_shape)``.
+
+        Returns:
+            ``(N, 1, S, S)``, about [0, 1], not clamped.
+        """
         return self.network.decode(z)
 
     @torch.jit.unused
     def prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the prior of latents ``z``, each of its shape, as the network tells them."""
+        """The prior of latents, as the network tells it.
+
+        Args:
+            z: ``(N, *latent_shape)``.
+
+        Returns:
+            Means and logarithms of the variances, each of the shape of ``z``.
+        """
         return cast(AnyVAE, self.network).prior(z) if self.learns_prior else super().prior(z)
 
     @torch.jit.unused
     def sample_latents(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw latents ``(n, *latent_shape)`` from the prior; ``generator`` is of the CPU."""
+        """Draw latents from the prior.
+
+        Args:
+            n: how many.
+            generator: of the CPU.
+
+        Returns:
+            ``(n, *latent_shape)``, on the device of the network.
+        """
         if self.learns_prior:
             return cast(AnyVAE, self.network).sample_latents(n, generator)
         return super().sample_latents(n, generator)
@@ -162,7 +191,14 @@ class RadiographVAE(AnyVAE):
 
     @torch.jit.unused
     def preprocess(self, radiograph: Radiograph) -> Tensor:
-        """``(1, 1, S, S)`` float32 in [0, 1], bit-equal to the transforms of ``inference.json``."""
+        """A film as the network takes it, bit-equal to the transforms of ``inference.json``.
+
+        Args:
+            radiograph: of :func:`monai_cxr_vae.radiograph.read_radiograph`.
+
+        Returns:
+            ``(1, 1, S, S)`` float32 in [0, 1].
+        """
         square, _ = fit_to_square(
             radiograph.pixels, self.image_size, self.fit, radiograph.pixel_aspect, radiograph.orientation
         )
@@ -305,6 +341,9 @@ def load_model(path: str | os.PathLike | None = None, network: nn.Module | None 
         path: a file, the name of a shipped weights file, or None for the shipped default.
         network: the module that takes up the weights, where they are of no preset but of a network of one's own.
 
+    Returns:
+        The model, on the CPU.
+
     Raises:
         InputError: no such file, or not a weights file of this package.
     """
@@ -354,6 +393,10 @@ def create_model(
         network: likewise, and see :func:`load_model`.
         **arguments: likewise.
 
+    Returns:
+        The model in training mode if it is new, else in evaluation mode; its parameters need gradients, but for
+        those of a scorer and of codes that were taken over.
+
     Raises:
         InputError: an argument that contradicts the weights file.
     """
@@ -386,6 +429,9 @@ def save_model(model: RadiographVAE, path: str | os.PathLike, *, half: bool = Fa
         path: the file.
         half: store the parameters (not the statistics) in half precision, for a file of half the size; loading makes
             them float32 again.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     parameters = {name for name, _ in model.named_parameters()} if half else set()
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -393,12 +439,30 @@ def save_model(model: RadiographVAE, path: str | os.PathLike, *, half: bool = Fa
 
 
 def save_state(state: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write tensors and plain values so that a kill at any moment leaves the old file or the new one."""
+    """Write tensors and plain values so that a kill at any moment leaves the old file or the new one.
+
+    Args:
+        state: what to write, as ``torch.save`` takes it.
+        path: the file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     write_whole(Path(path), lambda file: torch.save(state, file))
 
 
 def weights_file(path: str | os.PathLike | None = None) -> Path:
-    """The weights file that a path, a shipped file's name or None (the shipped default) stands for."""
+    """The weights file that a name stands for.
+
+    Args:
+        path: a file, the name of a shipped weights file, or None for the shipped default.
+
+    Returns:
+        A file that exists.
+
+    Raises:
+        InputError: there is none.
+    """
     models = Path(bundle_root()) / "models"
     if path is None:
         path = models / "model.pt"

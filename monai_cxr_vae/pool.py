@@ -37,7 +37,7 @@ _PR_SET_PDEATHSIG = 1
 _PRELOAD = ("monai_cxr_vae.inference.worker", "monai_cxr_vae.model", "monai.inferers", "monai.transforms")
 
 
-class Fault(str):
+class LostTask(str):
     """What became of a task that returned nothing: ``crashed``, ``timeout`` or ``out_of_memory``."""
 
 
@@ -104,7 +104,7 @@ class IsolatedPool:
         self._workers = [worker or self._start() for worker in self._workers]
 
     def map(self, tasks: deque[Any], bell: Connection | None = None) -> Iterator[tuple[Any, Any]]:
-        """Yield ``(task, result)`` as they come; the result is a :class:`Fault` where the process was lost.
+        """Yield ``(task, result)`` as they come; the result is a :class:`LostTask` where the process was lost.
 
         Args:
             tasks: emptied from the left; whoever takes the results may add to it.
@@ -183,11 +183,11 @@ class IsolatedPool:
         else:
             raise WorkerError(f"the processes that read films cannot be started: {value}")
 
-    def _lose(self, worker: _Worker, tasks: deque[Any], reason: str) -> Iterator[tuple[Any, Fault]]:
+    def _lose(self, worker: _Worker, tasks: deque[Any], reason: str) -> Iterator[tuple[Any, LostTask]]:
         """Give up a process with the task it was at; those that waited behind it get another process."""
         worker.kill()
         self._workers[self._workers.index(worker)] = None
-        lost = [(worker.tasks.popleft(), Fault(reason))] if worker.ready else []
+        lost = [(worker.tasks.popleft(), LostTask(reason))] if worker.ready else []
         tasks.extendleft(reversed(worker.tasks))
         if not lost:
             self._count_lost_start()
@@ -258,7 +258,7 @@ def _serve(pipe: Connection, payload: bytes, memory_limit: float | None) -> None
         except OutputError as error:
             answer = ("output", str(error))
         except MemoryError:
-            answer = ("result", Fault(Reason.OUT_OF_MEMORY))
+            answer = ("result", LostTask(Reason.OUT_OF_MEMORY))
         pipe.send(answer)
 
 

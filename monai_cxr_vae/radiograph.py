@@ -108,6 +108,9 @@ def read_radiograph(source: str | Path | Film, *, bits: int | None = None) -> Ra
         source: the file, opened once; or what has been read of it.
         bits: depth of 16-bit PNG, so that films of one set are scaled alike.
 
+    Returns:
+        The film, its ``pixels`` ``(rows, columns)`` float32 in [0, 1], bone bright.
+
     Raises:
         FilmError: always a subclass that names the reason; the message holds nothing from the file.
     """

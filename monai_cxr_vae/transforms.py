@@ -106,6 +106,13 @@ class FitToSquare(InvertibleTransform):
     ``pixel_aspect`` and ``orientation`` are taken from the meta data that
     :class:`~monai_cxr_vae.data.RadiographReader` leaves; without them the film counts as upright with square pixels.
     The geometry is recorded in ``meta["geometry"]`` and the affine is kept true. The inverse gives source size.
+
+    Args:
+        image_size: side of the square in pixels.
+        fit: ``"letterbox"`` or ``"stretch"``.
+
+    Raises:
+        ValueError: another ``fit``; when called, an image that is not of shape (1, rows, columns).
     """
 
     def __init__(self, image_size: int, fit: str = "stretch") -> None:
@@ -139,7 +146,13 @@ class FitToSquare(InvertibleTransform):
 
 
 class FitToSquared(MapTransform, InvertibleTransform):
-    """Dictionary form of :class:`FitToSquare`."""
+    """Dictionary form of :class:`FitToSquare`.
+
+    Args:
+        keys: entries with a film.
+        image_size, fit: see :class:`FitToSquare`.
+        allow_missing_keys: leave out entries that are not there.
+    """
 
     def __init__(
         self, keys: KeysCollection, image_size: int, fit: str = "stretch", allow_missing_keys: bool = False
@@ -154,6 +167,7 @@ class FitToSquared(MapTransform, InvertibleTransform):
         return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Bring each entry back to the size of its source, see :meth:`FitToSquare.inverse`."""
         result = dict(data)
         for key in self.key_iterator(result):
             result[key] = self.transform.inverse(result[key])
@@ -185,7 +199,15 @@ def _content_size(geometry: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Exact area means along an axis that shrinks, linear interpolation along one that grows."""
+    """Exact area means along an axis that shrinks, linear interpolation along one that grows.
+
+    Args:
+        image: ``(H, W)``.
+        height, width: of the result, in pixels.
+
+    Returns:
+        ``(height, width)``, of the same type.
+    """
     image = np.ascontiguousarray(image)
     if height < image.shape[0]:
         image = _mean_rows(image, height)

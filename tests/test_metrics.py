@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from monai_cxr_vae.metrics import (
     bits_per_dimension,
-    cut,
+    crop_to_mask,
     kl_per_unit,
     multiscale_structural_similarity,
     peak_signal_to_noise_ratio,
@@ -65,7 +65,7 @@ def test_multiscale_needs_176_pixels(pair):
 
 def test_cut_gives_the_box(pair):
     _, films = pair
-    assert torch.equal(cut(films[:1], box(films[:1], 3, 5, 100, 50)), films[:1, :, 3:103, 5:55])
+    assert torch.equal(crop_to_mask(films[:1], box(films[:1], 3, 5, 100, 50)), films[:1, :, 3:103, 5:55])
 
 
 def test_bits_per_dimension_is_the_likelihood(pair):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monai_cxr_vae.errors import OutputError, WorkerError
-from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.pool import IsolatedPool, LostTask
 from tests.inference.standins import DiesAtFirst, Unloadable, work
 
 
@@ -30,13 +30,13 @@ def test_one_process_answers_in_order():
 @pytest.mark.parametrize(("task", "reason"), [("crash", "crashed"), ("bomb", "out_of_memory")])
 def test_fault_costs_one_task(task, reason):
     answers = results([1, task, 2, task, 3, 4])
-    assert [a for a in answers if a[0] == task] == [(task, Fault(reason))] * 2
+    assert [a for a in answers if a[0] == task] == [(task, LostTask(reason))] * 2
     assert sorted(a for a in answers if a[0] != task) == [(i, i) for i in (1, 2, 3, 4)]
 
 
 def test_hang_costs_one_task_and_spares_the_slow():
     answers = results(["slow", "hang", "slow", "slow", "slow"], timeout=6, workers=1)
-    assert answers.count(("hang", Fault("timeout"))) == 1
+    assert answers.count(("hang", LostTask("timeout"))) == 1
     assert answers.count(("slow", "slow")) == 4
 
 
@@ -57,7 +57,7 @@ def test_messages_larger_than_a_pipe_pass_while_processes_are_lost():
     tasks = deque([*large[:6], "crash", *large[6:], "crash"])
     with IsolatedPool(work, 2, in_flight=1) as pool:
         answers = list(pool.map(tasks))
-    assert [result for task, result in answers if isinstance(task, str)] == [Fault("crashed")] * 2
+    assert [result for task, result in answers if isinstance(task, str)] == [LostTask("crashed")] * 2
     arrays = [(task, result) for task, result in answers if not isinstance(task, str)]
     assert sorted(int(task[0]) for task, _ in arrays) == list(range(12))
     assert all(np.array_equal(task, result) for task, result in arrays)
@@ -67,7 +67,7 @@ def test_pool_is_used_again():
     with IsolatedPool(work, 1) as pool:
         assert list(pool.map(deque([1]))) == [(1, 1)]
         assert list(pool.map(deque())) == []
-        assert list(pool.map(deque(["crash"]))) == [("crash", Fault("crashed"))]
+        assert list(pool.map(deque(["crash"]))) == [("crash", LostTask("crashed"))]
         assert list(pool.map(deque([2]))) == [(2, 2)]
 
 
@@ -87,7 +87,7 @@ def test_a_bell_ends_the_wait_for_a_slow_task():
             answers.append((task, result))
             if task is None:
                 tasks.append(1)
-    assert answers == [(None, None), (1, 1), ("hang", Fault("timeout"))]
+    assert answers == [(None, None), (1, 1), ("hang", LostTask("timeout"))]
 
 
 def test_full_disk_ends_everything():

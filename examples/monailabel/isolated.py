@@ -12,7 +12,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_cxr_vae.errors import FilmError, Reason, explain
-from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.pool import IsolatedPool, LostTask
 from monai_cxr_vae.settings import input_error
 
 Answer = tuple[str | None, dict[str, Any]]
@@ -43,7 +43,7 @@ class IsolatedInfer(BundleInferTask):
         """
         with self._turn:
             ((_, result),) = self._pool.map(deque([request]))
-        if isinstance(result, Fault):
+        if isinstance(result, LostTask):
             result = refusal(result)
         if isinstance(result, Exception):
             raise result

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from monai_cxr_vae import load_model, read_radiograph
 from monai_cxr_vae.data.phantom import render
-from monai_cxr_vae.data.pictures import overlay
+from monai_cxr_vae.data.pictures import draw_heat
 from monai_cxr_vae.metrics import peak_signal_to_noise_ratio
 from monai_cxr_vae.model import RadiographVAE
 from monai_cxr_vae.scoring import score
@@ -76,7 +76,7 @@ def heat_maps(model: RadiographVAE) -> None:
         [told], heat = score(model, image, detail)
         show(axes[0, i], detail[0, 0].numpy(), name)
         spread = cv2.resize(heat[0, 0].numpy(), detail.shape[2:], interpolation=cv2.INTER_LINEAR)
-        show(axes[1, i], overlay(detail[0, 0].numpy(), spread), f"p = {told.anomaly_p:.3f} ({told.anomaly_part})")
+        show(axes[1, i], draw_heat(detail[0, 0].numpy(), spread), f"p = {told.anomaly_p:.3f} ({told.anomaly_part})")
     figure.savefig(HERE / "heat_maps.png", dpi=DPI)
 
 

@@ -16,7 +16,7 @@ from monai_cxr_vae.data.tables import Row, is_known, is_list, match, read_table,
 from monai_cxr_vae.errors import InputError, Reason
 from monai_cxr_vae.files import Entry, walk
 from monai_cxr_vae.film import look_at, refuse
-from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.pool import IsolatedPool, LostTask
 from monai_cxr_vae.radiograph import read_radiograph
 
 logger = logging.getLogger(__name__)
@@ -160,6 +160,15 @@ def find_films(folder: str | os.PathLike) -> list[Path]:
 
     They are told by content and whatever their names. A film that is damaged is one too: reading it will say why. What
     is no film (another modality, laterals, For Processing, notes, ...) is left out and counted.
+
+    Args:
+        folder: the folder, or a list (csv, json, txt).
+
+    Returns:
+        The films' paths.
+
+    Raises:
+        InputError: as of :func:`datalist`.
     """
     return [Path(item["image"]) for item in datalist(folder)]
 
@@ -171,7 +180,14 @@ def patient_of(path: Path, root: Path) -> str:
 
 
 def films_digest(digests: Iterable[str]) -> str:
-    """One digest of many films' own: tells whether a run continues on the same films."""
+    """One digest of many films' own: tells whether a run continues on the same films.
+
+    Args:
+        digests: SHA-256 of each film, in order.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -261,7 +277,7 @@ def _headers(entries: Sequence[Entry]) -> list[_Header]:
         with IsolatedPool(_look_at) as pool:
             for entry, header in pool.map(tasks):
                 # A process that was lost had a film in its hands, for all that is known.
-                _SEEN[entry] = _Header(None) if isinstance(header, Fault) else header
+                _SEEN[entry] = _Header(None) if isinstance(header, LostTask) else header
     no_file, not_listed = _Header(Reason.NOT_A_FILE), _Header(Reason.READ_ERROR)
     return [_SEEN.get(entry, no_file if entry.listed else not_listed) for entry in entries]
 

@@ -208,6 +208,11 @@ def phantom_folder(count: int = 400, size: int = 128, seed: int = 0) -> Path:
     It lies under ``XDG_CACHE_HOME`` (else ``~/.cache``) and is named after the code that draws it, so another version
     never meets old films. It appears whole or not at all, also when two processes make it at once.
 
+    Args:
+        count: number of films.
+        size: longer side in pixels.
+        seed: of what is drawn.
+
     Returns:
         The folder, with ``count`` films of ``size`` pixels on the longer side (see ``write_phantoms``).
     """

@@ -19,7 +19,7 @@ _QUALITY, _EFFORT = 75, 2
 BAND = 0.18  # of the film's height
 
 
-def overlay(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def draw_heat(film: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Lay a map over a film, on one scale for all films.
 
     No colour below 0.25, amber from there to the limit of 0.5, red from the limit to 1; a line where the limit is
@@ -93,7 +93,7 @@ def _largest(text: tuple[str, ...], width: int, height: int) -> float:
     return max(1.0, min(0.94 * 100 * width / (right - left), 0.84 * height / len(text)))
 
 
-def strip(pictures: list[np.ndarray]) -> bytes:
+def thumbnails(pictures: list[np.ndarray]) -> bytes:
     """Pictures of one height, ``(H, W)`` in [0, 1] or ``(H, W, 3)`` uint8, side by side as a WebP file."""
     coloured = [
         p if p.ndim == 3 else np.repeat(np.rint(np.clip(p, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)

@@ -94,6 +94,9 @@ def film_transforms(image_size: int, fit: str, bits: int | None = None) -> Compo
         image_size: side S in pixels.
         fit: see :func:`monai_cxr_vae.transforms.fit_to_square`.
         bits: depth of 16-bit PNG, see :func:`read_radiograph`.
+
+    Returns:
+        The transforms; calling them raises what :func:`read_radiograph` does.
     """
     return Compose([LoadRadiographd("image", bits), FitToSquared("image", image_size, fit)])
 

@@ -154,14 +154,14 @@ def match(rows: Sequence[Row], films: Sequence[str]) -> dict[int, Row]:
     """
     found: dict[int, Row] = {}
     left = list(rows)
-    for strip in (str, _without_ending):
+    for named in (str, _without_ending):
         if not left:
             break
-        names = _Names([strip(film) for film in films])
+        names = _Names([named(film) for film in films])
         for find in (names.by_path, names.by_folders, names.by_base_name):
             hits: dict[int, list[Row]] = {}
             for row in left:
-                film = find(strip(row.file))
+                film = find(named(row.file))
                 if film is not None and film not in found:
                     hits.setdefault(film, []).append(row)
             matched = {film: those[0] for film, those in hits.items() if len(those) == 1}

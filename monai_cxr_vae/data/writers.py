@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from monai_cxr_vae.data.created import CreationTimes
-from monai_cxr_vae.data.pictures import captioned, overlay, strip
+from monai_cxr_vae.data.pictures import captioned, draw_heat, thumbnails
 from monai_cxr_vae.data.readers import in_source_order
 from monai_cxr_vae.data.regions import Region, regions
 from monai_cxr_vae.dicom.objects import KINDS, DerivedObject, Provenance
@@ -40,7 +40,7 @@ CAPTIONS = {
     shown: (f"AI {kind.title.upper()}", "NOT FOR DIAGNOSIS") for shown, kind in KINDS.items() if kind.name != "sr"
 }
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
-OVERLAY_SIZE, STRIP_SIZE = 1024, 224
+OVERLAY_SIZE, THUMBNAIL_SIZE = 1024, 224
 # Least longest side of a reconstruction whose caption shall be read.
 MARKED_SIZE = 256
 # Longest side of the map that places for a report are taken from; the share of the film below which a place is none;
@@ -86,7 +86,7 @@ class SaveRadiographd(SaveImaged):
     marked one has at least 256 pixels along its longest side, or its caption could not be read);
     NIfTI has the source's grid and affine. The overlay shows the heat map, ``heatmap`` in the data;
     without scores, where the film differs from its reconstruction, a quarter of the grey range being the top of the
-    scale. Its longest side is that of the film, at most 1024 (:func:`monai_cxr_vae.data.pictures.overlay`).
+    scale. Its longest side is that of the film, at most 1024 (:func:`monai_cxr_vae.data.pictures.draw_heat`).
 
     The list of what was written, ``{"kind", "uid", "path", "size", "sha256"}`` with paths relative to ``output_dir``
     and sizes in bytes, is added to the data under ``outputs``; the kind of a file that is not DICOM is ``image``,
@@ -159,7 +159,7 @@ class SaveRadiographd(SaveImaged):
             files = (_file(kind, result) for kind in self.objects if kind != "sr")
             d["outputs"] = [self._write(kind, None, f"images/{digest[:32]}{end}", data) for kind, end, data in files]
         if self.report:
-            write_whole(strip_file(self.output_dir, digest), result.strip(), self._scratch)
+            write_whole(thumbnails_file(self.output_dir, digest), result.thumbnails(), self._scratch)
         return d
 
     def _derive(self, source: Any, result: _Result, created: datetime.datetime) -> list[DerivedObject]:
@@ -170,7 +170,7 @@ class SaveRadiographd(SaveImaged):
             image = self._marked(result.reconstruction(size), "reconstruction")
             made.append(secondary_capture(source, image, self.provenance, created, bits_stored=depth))
         if "overlay" in self.objects:
-            picture = self._marked(result.overlay(), result.shown)
+            picture = self._marked(result.heat_picture(), result.shown)
             made.append(coloured_capture(source, picture, result.shown, self.provenance, created))
         if "sr" in self.objects:
             made.append(
@@ -194,7 +194,7 @@ class SaveRadiographd(SaveImaged):
         return self.output_dir / PRIVATE_FOLDER / "tmp"
 
 
-def strip_file(output_dir: Path, input_sha256: str) -> Path:
+def thumbnails_file(output_dir: Path, input_sha256: str) -> Path:
     """Where the report's pictures of a film are kept."""
     return output_dir / PRIVATE_FOLDER / "strips" / f"{input_sha256[:32]}.webp"
 
@@ -242,9 +242,9 @@ class _Result:
     def heat(self, size: str | int) -> np.ndarray:
         return restore(self._heat, self.geometry, size)
 
-    def overlay(self, size: int = OVERLAY_SIZE) -> np.ndarray:
+    def heat_picture(self, size: int = OVERLAY_SIZE) -> np.ndarray:
         heat = self.heat(min(size, max(self.geometry["rows"], self.geometry["columns"])))
-        return overlay(resize(self.film, *heat.shape), heat)
+        return draw_heat(resize(self.film, *heat.shape), heat)
 
     def places(self) -> list[Place]:
         """What the map shows beyond its limit, the hottest first, in the film's pixels."""
@@ -258,10 +258,10 @@ class _Result:
             for region, outline in zip(found, outlines, strict=True)
         ]
 
-    def strip(self) -> bytes:
-        reconstruction, heat = self.reconstruction(STRIP_SIZE), self.heat(STRIP_SIZE)
+    def thumbnails(self) -> bytes:
+        reconstruction, heat = self.reconstruction(THUMBNAIL_SIZE), self.heat(THUMBNAIL_SIZE)
         film = resize(self.film, *heat.shape)
-        return strip([film, reconstruction, overlay(film, heat)])
+        return thumbnails([film, reconstruction, draw_heat(film, heat)])
 
 
 def _corners(region: Region) -> np.ndarray:
@@ -296,7 +296,7 @@ def _file(kind: str, result: _Result) -> tuple[str, str, bytes]:
     if kind == "sc":
         shown = result.reconstruction("network")
         return "image", ".png", _png(np.rint(np.clip(shown, 0, 1) * 65535).astype(np.uint16))
-    return "overlay", ".overlay.png", _png(result.overlay())
+    return "overlay", ".overlay.png", _png(result.heat_picture())
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -123,9 +123,9 @@ def coloured_capture(
 ) -> DerivedObject:
     """Make a colour Secondary Capture image of a film with a map laid over it.
 
-    ``picture`` is ``(H, W, 3)`` uint8, red, green, blue, of :func:`monai_cxr_vae.data.pictures.overlay`; ``shown`` says
-    in the object what the colours mean. Columns are those of the film, more or less finely, and pixels are square, so
-    the film's spacing stays true at the new scale. Otherwise as :func:`secondary_capture`.
+    ``picture`` is ``(H, W, 3)`` uint8, red, green, blue, of :func:`monai_cxr_vae.data.pictures.draw_heat`; ``shown``
+    says in the object what the colours mean. Columns are those of the film, more or less finely, and pixels are square,
+    so the film's spacing stays true at the new scale. Otherwise as :func:`secondary_capture`.
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError("an 8-bit (H, W, 3) picture is needed")

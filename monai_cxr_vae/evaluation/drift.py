@@ -82,8 +82,8 @@ def drift(
         )
         seen |= headers
     known = model.settings.get("calibration", {})
-    told = f"{len(calibration)} films" + (f" of {known['date']}" if "date" in known else "")
-    found = {"calibration": told, "alarm_rate": alarm_rate, "block": block, "blocks": blocks}
+    normal = f"{len(calibration)} films" + (f" of {known['date']}" if "date" in known else "")
+    found = {"calibration": normal, "alarm_rate": alarm_rate, "block": block, "blocks": blocks}
     write_whole(output_dir / "drift.json", f"{json.dumps(found, indent=1)}\n".encode())
     draw(output_dir / "drift.png", films, calibration, blocks, block)
     return found

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.files import write_whole
-from monai_cxr_vae.metrics import cut
+from monai_cxr_vae.metrics import crop_to_mask
 from monai_cxr_vae.networks.components import Films
 
 DIFFERENCE = 0.2  # end of the colour scale of a difference: fixed, so that pictures of two models can be compared
@@ -53,7 +53,7 @@ def draw_reconstructions(
     for row, (name, i) in zip(axes, chosen.items(), strict=True):
         whole = films[i : i + 1]
         mask = torch.ones_like(whole, dtype=torch.bool) if masks is None else masks[i : i + 1]
-        film, made = (cut(x, mask)[0, 0].numpy() for x in (whole, reconstruct(whole).clamp(0, 1)))
+        film, made = (crop_to_mask(x, mask)[0, 0].numpy() for x in (whole, reconstruct(whole).clamp(0, 1)))
         for axis, picture in zip(row, (film, made), strict=False):
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
         difference = row[2].imshow(made - film, cmap="RdBu_r", vmin=-DIFFERENCE, vmax=DIFFERENCE)

@@ -135,9 +135,9 @@ def settled(looked_at: Collection[int], stock: Stock, inputs: Inputs, rows: Rows
         if not header or not header["status"]:
             continue
         row = rows.get(index)
-        told = row and (row["status"], row["reason"], row["input_sha256"])
+        before = row and (row["status"], row["reason"], row["input_sha256"])
         again = options.force and index in looked_at
-        if again or told != (header["status"], header["reason"], header["input_sha256"]):
+        if again or before != (header["status"], header["reason"], header["input_sha256"]):
             found.append({**header, "index": index, "outputs": []})  # type: ignore[typeddict-item]
     return found
 

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pydicom
 
-from monai_cxr_vae.data.writers import strip_file
+from monai_cxr_vae.data.writers import thumbnails_file
 from monai_cxr_vae.dicom.attributes import text
 from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.files import PRIVATE_FOLDER, write_whole
@@ -103,17 +103,17 @@ def _rank(row: Row) -> tuple[bool, bool, float, int]:
 
 
 def _shown(row: Row, output_dir: Path, viewer_url: str | None, patients: bool) -> dict[str, Any]:
-    told = {column: value for column, value in row.items() if column in _SHOWN and value not in (None, [])}
+    shown = {column: value for column, value in row.items() if column in _SHOWN and value not in (None, [])}
     if row["status"] == "done":
-        strip = strip_file(output_dir, str(row["input_sha256"]))
-        if strip.exists():
-            told["strip"] = base64.b64encode(strip.read_bytes()).decode()
+        pictures = thumbnails_file(output_dir, str(row["input_sha256"]))
+        if pictures.exists():
+            shown["strip"] = base64.b64encode(pictures.read_bytes()).decode()
     if viewer_url and row.get("study_uid"):
         uids = {name: urllib.parse.quote(str(row.get(column) or "")) for name, column in _LINKED.items()}
-        told["link"] = viewer_url.format(**uids)
+        shown["link"] = viewer_url.format(**uids)
     if patients:
-        told |= _identity(row, output_dir)
-    return told
+        shown |= _identity(row, output_dir)
+    return shown
 
 
 def _identity(row: Row, output_dir: Path) -> dict[str, str]:

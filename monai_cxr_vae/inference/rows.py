@@ -10,7 +10,7 @@ from typing import Any, TypedDict, cast
 from monai_cxr_vae import scores
 from monai_cxr_vae.errors import Changed, Reason, explain
 from monai_cxr_vae.files import Entry, Identity, open_file
-from monai_cxr_vae.pool import Fault
+from monai_cxr_vae.pool import LostTask
 
 
 class Output(TypedDict):
@@ -94,15 +94,15 @@ def duplicate(index: int, original: int, digest: str | None) -> Row:
     return new_row(index=index, status="skipped", reason=Reason.DUPLICATE, duplicate_of=original, input_sha256=digest)
 
 
-def lost(fault: Fault, path: str, identity: Identity | None) -> Row:
+def lost(task: LostTask, path: str, identity: Identity | None) -> Row:
     """The row of a film whose process was lost; its digest is taken here, which needs no parser.
 
     Args:
-        fault: how it was lost.
+        task: what became of it.
         path: the film.
         identity: of the file that was given to the process; another one by now is not to blame.
     """
-    row = new_row(reason=str(fault))
+    row = new_row(reason=str(task))
     with contextlib.suppress(Exception), open_file(path) as file:
         if identity is not None and file.identity != identity:
             return refused(Changed("the file has been replaced"))

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from monai_cxr_vae.data.writers import strip_file
+from monai_cxr_vae.data.writers import thumbnails_file
 from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.errors import InputError, OutputError, Reason
 from monai_cxr_vae.files import PRIVATE_FOLDER, Identity, write_whole
@@ -43,7 +43,7 @@ from monai_cxr_vae.inference.worker import (
     PrepareTask,
     Work,
 )
-from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.pool import IsolatedPool, LostTask
 from monai_cxr_vae.progress import progress
 
 
@@ -53,6 +53,10 @@ def _pool(options: FolderOptions, work: Work, in_flight: int = 2) -> IsolatedPoo
 
 def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Iterator[Row]:
     """Tell for every file of a folder what a run would make of it; nothing is written.
+
+    Args:
+        folder: the folder, or one file.
+        options: how the files are read; None for the defaults.
 
     Yields:
         In the order of the paths, rows with ``path``; ``status`` is ``eligible``, ``skipped`` or ``failed``.
@@ -70,11 +74,11 @@ def scan(folder: str | os.PathLike, options: FolderOptions | None = None) -> Ite
             results = pool.map(deque(tasks))
             for task, result in progress(results, what, len(tasks), options.progress):
                 index = tasks[task]
-                fault = isinstance(result, Fault)
-                yield index, lost(result, task.path, stock.present[index].identity) if fault else result
+                is_lost = isinstance(result, LostTask)
+                yield index, lost(result, task.path, stock.present[index].identity) if is_lost else result
 
-        look = {HeaderTask(path, options.strict_view, digest=True, thorough=True): i for i, path in paths.items()}
-        rows.update(run(look, "headers"))
+        headers = {HeaderTask(path, options.strict_view, digest=True, thorough=True): i for i, path in paths.items()}
+        rows.update(run(headers, "headers"))
         groups: dict[str, list[int]] = defaultdict(list)
         for index in stock.leaders:
             if not rows[index]["status"]:
@@ -275,9 +279,9 @@ class FolderRun:
                 tasks.appendleft(CompleteTask(path, film, prediction))
         prepared.clear()
 
-    def _row(self, index: int, result: Row | Fault) -> Row:
+    def _row(self, index: int, result: Row | LostTask) -> Row:
         """The row of what a worker process gave, or did not give."""
-        if isinstance(result, Fault):
+        if isinstance(result, LostTask):
             identity = self._inputs.current[index].get("identity")
             result = lost(result, self._path(index), identity and Identity(*identity))
         return {**result, "index": index}
@@ -304,9 +308,9 @@ class FolderRun:
         if self.options.manifest_paths:
             row["path"] = entry["path"]
         row["replaces"] = self._replaced(index, row)
-        told = {column: row.get(column) for column in COLUMNS}
+        columns = {column: row.get(column) for column in COLUMNS}
         self._manifest.add(
-            {name: value for name, value in told.items() if name not in OPTIONAL or value not in (None, [])}
+            {name: value for name, value in columns.items() if name not in OPTIONAL or value not in (None, [])}
         )
         self._record_aliases(index)
 
@@ -379,7 +383,7 @@ class FolderRun:
         results = self._pool.map(deque(tasks))
         for task, result in progress(results, "headers", len(tasks), self.options.progress):
             entry = stock.present[tasks[task]]
-            header = lost(result, entry.path, entry.identity) if isinstance(result, Fault) else result
+            header = lost(result, entry.path, entry.identity) if isinstance(result, LostTask) else result
             self._inputs.add(input_row(tasks[task], entry, dict(header)))
 
     def _is_below(self, path: str) -> bool:
@@ -389,7 +393,7 @@ class FolderRun:
 
     def _is_whole(self, row: Mapping[str, Any]) -> bool:
         """Whether the results of a row, and its pictures for a report, are there in the size that was written."""
-        if self.options.report and not strip_file(self.output_dir, row["input_sha256"]).exists():
+        if self.options.report and not thumbnails_file(self.output_dir, row["input_sha256"]).exists():
             return False
         for output in row["outputs"]:
             try:

@@ -38,11 +38,25 @@ class VAENetwork(Protocol):
     latent_shape: tuple[int, ...]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, *latent_shape)``."""
+        """The posterior of films.
+
+        Args:
+            x: ``(N, 1, S, S)`` in [0, 1].
+
+        Returns:
+            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, *latent_shape)``.
+        """
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(N, *latent_shape)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
+        """The films of latents.
+
+        Args:
+            z: ``(N, *latent_shape)``.
+
+        Returns:
+            ``(N, 1, S, S)``, about [0, 1], not clamped.
+        """
         ...
 
 
@@ -67,27 +81,63 @@ class AnyVAE(nn.Module):
         latent_shape: tuple[int, ...]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, *latent_shape)``."""
+        """The posterior of films.
+
+        Args:
+            x: ``(N, 1, S, S)`` in [0, 1].
+
+        Returns:
+            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, *latent_shape)``.
+        """
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(N, *latent_shape)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
+        """The films of latents.
+
+        Args:
+            z: ``(N, *latent_shape)``.
+
+        Returns:
+            ``(N, 1, S, S)``, about [0, 1], not clamped.
+        """
         raise NotImplementedError
 
     @torch.jit.unused
     def prior(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the prior of latents ``z``, each of its shape: of a level, given those above it."""
+        """The prior of latents: of a level, given those above it.
+
+        Args:
+            z: ``(N, *latent_shape)``.
+
+        Returns:
+            Means and logarithms of the variances, each of the shape of ``z``.
+        """
         return torch.zeros_like(z), torch.zeros_like(z)
 
     @torch.jit.unused
     def sample_latents(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw latents ``(n, *latent_shape)`` from the prior; ``generator`` is of the CPU."""
+        """Draw latents from the prior.
+
+        Args:
+            n: how many.
+            generator: of the CPU.
+
+        Returns:
+            ``(n, *latent_shape)``, on the device of the network.
+        """
         device = next(self.parameters()).device
         return torch.randn(n, *self.latent_shape, generator=generator).to(device)
 
     @torch.jit.export
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Films to their reconstructions from the posterior mean, ``(N, 1, S, S)``, not clamped."""
+        """Films to their reconstructions from the posterior mean.
+
+        Args:
+            x: ``(N, 1, S, S)`` in [0, 1].
+
+        Returns:
+            ``(N, 1, S, S)``, about [0, 1], not clamped.
+        """
         return self.decode(self.encode(x)[0])
 
     def forward(self, x: Tensor):
@@ -103,7 +153,15 @@ class AnyVAE(nn.Module):
 
 
 def check_films(x: Tensor, size: int) -> None:
-    """Refuse what is not ``(N, 1, size, size)``."""
+    """Refuse what is no batch of films of that size.
+
+    Args:
+        x: the batch.
+        size: side S in pixels.
+
+    Raises:
+        ValueError: its shape is not ``(N, 1, S, S)``.
+    """
     if x.dim() != 4 or x.size(1) != 1 or x.size(2) != size or x.size(3) != size:
         raise ValueError(f"expected films of shape (N, 1, {size}, {size}), got {x.shape}")
 

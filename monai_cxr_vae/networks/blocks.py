@@ -70,12 +70,12 @@ class Warp(nn.Module):
 
     def forward(self, image: Tensor, field: Tensor) -> Tensor:
         """``(N, 1, S, S)`` bent by ``field`` ``(N, 2 * grid ** 2)``, x then y, in units of the picture's side."""
-        field = 2 * spread(field.view(-1, 2, self.grid, self.grid), self.image_size)
+        field = 2 * upsample_bicubic(field.view(-1, 2, self.grid, self.grid), self.image_size)
         points = self.identity + field.permute(0, 2, 3, 1)  # type: ignore[operator]
         return F.grid_sample(image, points, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def spread(coarse: Tensor, size: int) -> Tensor:
+def upsample_bicubic(coarse: Tensor, size: int) -> Tensor:
     """``(N, C, g, g)`` to ``(N, C, size, size)`` as PyTorch's bicubic interpolation does, corners aligned.
 
     Two products with the matrix of the interpolation along one side: the operator itself works pixel by pixel, and

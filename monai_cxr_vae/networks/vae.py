@@ -15,8 +15,8 @@ from monai_cxr_vae.networks.blocks import (
     bound_logvar,
     downsample,
     group_norm,
-    spread,
     unbound_logvar,
+    upsample_bicubic,
     zero,
 )
 from monai_cxr_vae.networks.components import Films, Formed, principal_components
@@ -122,7 +122,7 @@ class VAE(AnyVAE):
         film = self.linear_decoder(z).view(-1, 1, size, size)
         film = self.warp(film, 0.025 * self.field_head(features))
         gain = self.gain_head(features).view(-1, 1, self.gain_grid, self.gain_grid)
-        film = film * (1 + 0.2 * spread(gain, size))
+        film = film * (1 + 0.2 * upsample_bicubic(gain, size))
         return film + self.linear_addition(z).view(-1, 1, size, size)
 
     @torch.jit.unused

@@ -127,7 +127,16 @@ FAULTS: dict[str, Fault] = {
 
 
 def add_fault(film: np.ndarray, rng: np.random.Generator, families: Sequence[str] | None = None) -> np.ndarray:
-    """One fault of a random family, ``(S, S)`` float32 in [0, 1]; ``families`` are names in :data:`FAULTS`."""
+    """Add a fault of a random family.
+
+    Args:
+        film: ``(S, S)`` in [0, 1].
+        rng: chooses and shapes it.
+        families: names in :data:`FAULTS`; None for all.
+
+    Returns:
+        ``(S, S)`` float32 in [0, 1].
+    """
     names = list(families or FAULTS)
     faulty = FAULTS[names[rng.integers(len(names))]](film, rng)
     return np.ascontiguousarray(np.clip(faulty, 0, 1), dtype=np.float32)

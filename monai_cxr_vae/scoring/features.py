@@ -12,7 +12,15 @@ EXPOSURES, TEXTURES = len(_QUANTILES), 2 * len(_SCALES) + 2
 
 
 def exposure(images: Tensor, mask: Tensor) -> Tensor:
-    """Quantiles of the intensities, ``(N, 7)``, of films ``(N, 1, H, W)`` where ``mask``, same shape, is true."""
+    """Quantiles of the intensities.
+
+    Args:
+        images: ``(N, 1, H, W)`` in [0, 1].
+        mask: same shape, bool, true where the film is.
+
+    Returns:
+        ``(N, 7)``.
+    """
     levels = images.new_tensor(_QUANTILES)
     return torch.stack([torch.quantile(film[inside], levels) for film, inside in zip(images, mask, strict=True)])
 

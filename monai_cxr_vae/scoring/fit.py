@@ -40,10 +40,19 @@ def detail_films(
     skip_unreadable: bool = False,
     bits: int | None = None,
 ) -> FilmDataset:
-    """Films at the size that scores need, at most 3,000 of ``data`` (``[{"image": path}, ...]``), evenly chosen.
+    """Films at the size that scores need.
 
-    The other arguments are those of :class:`monai_cxr_vae.data.FilmDataset`, and ``bits`` is the depth of 16-bit PNG,
-    see :func:`monai_cxr_vae.read_radiograph`.
+    Args:
+        model: tells the size and how a film becomes square.
+        data: ``[{"image": path}, ...]``; at most 3,000 of them are taken, evenly chosen.
+        cache_dir, unreadable, skip_unreadable: see :class:`monai_cxr_vae.data.FilmDataset`.
+        bits: depth of 16-bit PNG, see :func:`monai_cxr_vae.radiograph.read_radiograph`.
+
+    Returns:
+        The films, ``(1, 2 S, 2 S)`` each.
+
+    Raises:
+        InputError, OutputError: as of the data set.
     """
     chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), MOST_FILMS)).round().astype(int))
     transform = film_transforms(DETAIL * model.image_size, model.fit, bits)
@@ -73,16 +82,16 @@ def fit_scorer(
     scorer = Scorer(model.image_size, model.latent_size, critic is not None, len(calibration_films)).eval()
     if critic is not None and scorer.critic is not None:
         scorer.critic.load_state_dict(critic.state_dict())
-    look = _examine_all(model, scorer, films)
+    measurements = _examine_all(model, scorer, films)
     if critic is None:
-        scorer.variance.copy_(_place_variance(look))
+        scorer.variance.copy_(_place_variance(measurements))
     for name in scorer.distances:
-        mean, precision = _normal_distribution(getattr(look, name))
+        mean, precision = _normal_distribution(getattr(measurements, name))
         getattr(scorer, f"{name}_mean").copy_(mean)
         getattr(scorer, f"{name}_precision").copy_(precision)
-    measures = scorer.measure(look)
+    measures = scorer.measure(measurements)
     for name in scorer.distances:
-        measures[:, scorer.aspects.index(name)] = _cross_fitted(getattr(look, name))
+        measures[:, scorer.aspects.index(name)] = _cross_fitted(getattr(measurements, name))
     scorer.centre.copy_(measures.mean(0))
     scorer.spread.copy_(measures.std(0).clamp(min=1e-6))
     model.scorer = scorer
@@ -91,6 +100,10 @@ def fit_scorer(
 
 def check_films(films: FilmDataset, calibration_films: FilmDataset) -> None:
     """Refuse films that :func:`fit_scorer` could not use.
+
+    Args:
+        films: those that scores are standardised with.
+        calibration_films: those that p-values are told against.
 
     Raises:
         InputError: fewer than ten films, or none to tell p-values against.
@@ -105,6 +118,10 @@ def check_films(films: FilmDataset, calibration_films: FilmDataset) -> None:
 def calibrate(model: ScoredModel, films: FilmDataset) -> None:
     """Tell a fitted model's p-values and heat maps against these normal films from now on.
 
+    Args:
+        model: changed in place.
+        films: normal films at the size of details, see :func:`detail_films`.
+
     Raises:
         InputError: the model has no fitted scorer, or there are no films.
     """
@@ -113,11 +130,11 @@ def calibrate(model: ScoredModel, films: FilmDataset) -> None:
         raise InputError("these weights have no scores to calibrate; a finished training run fits them")
     if not len(films):
         raise InputError("a calibration needs films")
-    look = _examine_all(model, scorer, films)
-    for name, values in scorer.scores(scorer.standardised(look)).items():
+    measurements = _examine_all(model, scorer, films)
+    for name, values in scorer.scores(scorer.standardised(measurements)).items():
         setattr(scorer, f"{name}_calibration", values.sort().values)
-    scorer.technique_calibration = scorer.technique(look)
-    highest = scorer.raw_heat(look).amax((1, 2, 3))
+    scorer.technique_calibration = scorer.technique(measurements)
+    highest = scorer.raw_heat(measurements).amax((1, 2, 3))
     scorer.heat_limit.copy_(torch.quantile(highest, _HEAT_QUANTILE).clamp(min=1e-6))
     model.settings["calibration"] = {"films": len(films), "date": datetime.date.today().isoformat()}
 
@@ -132,6 +149,9 @@ def expected_alarms(films: int, of: int = 100, level: float = 0.05) -> tuple[int
         films: n, at least 1.
         of: number of new films, exchangeable with those of the calibration.
         level: of the p-value, in (0, 1).
+
+    Returns:
+        The lowest and the highest number of alarms among ``of`` films.
     """
     # Of very few films none but those beyond the whole calibration have such a p-value, and not all of those.
     k = max(1, math.ceil(level * (films + 1)) - 1)
@@ -148,11 +168,13 @@ def _examine_all(model: ScoredModel, scorer: Scorer, films: FilmDataset) -> Aspe
     return Aspects(*(torch.cat(values) for values in zip(*looks, strict=True)))
 
 
-def _place_variance(look: Aspects) -> Tensor:
+def _place_variance(measurements: Aspects) -> Tensor:
     """Mean squared difference at each place ``(S, S)``, of the films that have the place; of all places elsewhere."""
-    count = look.mask.sum((0, 1))
+    count = measurements.mask.sum((0, 1))
     return torch.where(
-        count > 0, look.squares.sum((0, 1)) / count.clamp(min=1), look.squares.sum() / look.mask.sum().clamp(min=1)
+        count > 0,
+        measurements.squares.sum((0, 1)) / count.clamp(min=1),
+        measurements.squares.sum() / measurements.mask.sum().clamp(min=1),
     )
 
 

@@ -62,17 +62,17 @@ def score(model: ScoredModel, image: Tensor, detail: Tensor, mask: Tensor | None
         InputError: the weights are not calibrated.
     """
     scorer = fitted(model)
-    look = examine(model, scorer, image, detail, mask)
-    standardised = scorer.standardised(look)
+    measurements = examine(model, scorer, image, detail, mask)
+    standardised = scorer.standardised(measurements)
     columns: dict[str, list[Any]] = {}
     for name, values in scorer.scores(standardised).items():
         columns[name] = values.tolist()
         columns[f"{name}_p"] = p_value(values, scorer.calibration(name)).tolist()
         columns[f"{name}_part"] = _largest(scorer, standardised, name)
     # More digits would only fill manifests.
-    columns["technique"] = scorer.technique(look).double().numpy(force=True).round(4).tolist()
+    columns["technique"] = scorer.technique(measurements).double().numpy(force=True).round(4).tolist()
     told = [Scores(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return told, scorer.heat(look)
+    return told, scorer.heat(measurements)
 
 
 def fitted(model: ScoredModel) -> Scorer:
@@ -87,7 +87,14 @@ def fitted(model: ScoredModel) -> Scorer:
 
 
 def is_fitted(model: ScoredModel) -> bool:
-    """Whether the model can score films: an unfinished run leaves at most a critic."""
+    """Whether the model can score films: an unfinished run leaves at most a critic.
+
+    Args:
+        model: any.
+
+    Returns:
+        Whether it has a scorer with films to tell p-values against.
+    """
     return model.scorer is not None and model.scorer.films > 0
 
 
@@ -95,7 +102,7 @@ def examine(model: ScoredModel, scorer: Scorer, image: Tensor, detail: Tensor, m
     """What the scorer measures of films; arguments as for :func:`score`."""
     latent, _ = model.encode(image)
     mask = torch.ones_like(image, dtype=torch.bool) if mask is None else mask
-    return scorer.look(image, detail, mask, latent, model.decode(latent))
+    return scorer.measurements(image, detail, mask, latent, model.decode(latent))
 
 
 def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
@@ -106,6 +113,13 @@ def p_value(scores: Tensor, calibration: Tensor) -> Tensor:
     Scores beyond all n of the calibration would share 1 / (n + 1). So that they keep their order, p goes on falling as
     a Pareto tail of index 1 does, a tail without a mean: 1 / (n + 1) / (1 + excess), the excess in standard deviations
     of the calibration. Every p of at least 1 / (n + 1) is a rate; a smaller one is an order.
+
+    Args:
+        scores: ``(N,)``, larger is less usual.
+        calibration: ``(n,)``, scores of normal films.
+
+    Returns:
+        ``(N,)`` float64 in (0, 1].
     """
     larger = (calibration[None] >= scores[:, None]).sum(1)
     excess = (scores - calibration.max()).clamp(min=0).double()

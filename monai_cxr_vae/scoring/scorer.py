@@ -100,7 +100,9 @@ class Scorer(nn.Module):
         return bool((self.spread != 1).any())
 
     @torch.no_grad()
-    def look(self, image: Tensor, detail: Tensor, mask: Tensor, latent: Tensor, reconstruction: Tensor) -> Aspects:
+    def measurements(
+        self, image: Tensor, detail: Tensor, mask: Tensor, latent: Tensor, reconstruction: Tensor
+    ) -> Aspects:
         """Take the measurements that need no statistics.
 
         Args:
@@ -119,22 +121,22 @@ class Scorer(nn.Module):
             logits, places = self.critic(detail, reconstruction, torch.cat([light, grain], 1))
         return Aspects(squares, mask, latent, light, grain, logits, places)
 
-    def measure(self, look: Aspects) -> Tensor:
+    def measure(self, measurements: Aspects) -> Tensor:
         """``(N, len(self.aspects))``: one number per aspect, in no common unit; larger is less usual."""
-        return torch.stack([self._measure(name, look) for name in self.aspects], 1)
+        return torch.stack([self._measure(name, measurements) for name in self.aspects], 1)
 
-    def _measure(self, aspect: str, look: Aspects) -> Tensor:
+    def _measure(self, aspect: str, measurements: Aspects) -> Tensor:
         if aspect in CRITICISMS:
-            return look.critic[:, CRITICISMS.index(aspect)]
+            return measurements.critic[:, CRITICISMS.index(aspect)]
         if aspect in self.distances:
-            features, mean = getattr(look, aspect), getattr(self, f"{aspect}_mean")
+            features, mean = getattr(measurements, aspect), getattr(self, f"{aspect}_mean")
             return distance(features, mean, getattr(self, f"{aspect}_precision"))
         of = {"residual": _mean, "local": _worst}[aspect]
-        return of(self.deviation(look), look.mask).log()
+        return of(self.deviation(measurements), measurements.mask).log()
 
-    def standardised(self, look: Aspects) -> Tensor:
+    def standardised(self, measurements: Aspects) -> Tensor:
         """``(N, len(self.aspects))``: the measurements in standard deviations of normal films."""
-        return (self.measure(look) - self.centre) / self.spread
+        return (self.measure(measurements) - self.centre) / self.spread
 
     def scores(self, standardised: Tensor) -> dict[str, Tensor]:
         """Each score of :data:`monai_cxr_vae.scores.SCORES`, ``(N,)``: larger is less usual."""
@@ -150,28 +152,32 @@ class Scorer(nn.Module):
         columns = standardised[:, [self.aspects.index(name) for name in weights]]
         return columns * columns.new_tensor(list(weights.values()))
 
-    def technique(self, look: Aspects) -> Tensor:
+    def technique(self, measurements: Aspects) -> Tensor:
         """``(N, 16)``: how films were made rather than what they show, in the order of :data:`TECHNIQUE`.
 
         The latents' distance is in standard deviations of normal films, exposure and texture are as measured.
         """
         column = self.aspects.index("latent")
-        return torch.cat([self.standardised(look)[:, column, None], look.exposure, look.texture], 1)
+        return torch.cat(
+            [self.standardised(measurements)[:, column, None], measurements.exposure, measurements.texture], 1
+        )
 
-    def heat(self, look: Aspects) -> Tensor:
+    def heat(self, measurements: Aspects) -> Tensor:
         """``(N, 1, S, S)`` in [0, 1]: 0.5 at the largest value of one normal film in ten."""
-        return (0.5 * self.raw_heat(look) / self.heat_limit).clamp(0, 1)
+        return (0.5 * self.raw_heat(measurements) / self.heat_limit).clamp(0, 1)
 
-    def raw_heat(self, look: Aspects) -> Tensor:
+    def raw_heat(self, measurements: Aspects) -> Tensor:
         """``(N, 1, S, S)``: the critic's probability of a finding at each place; local deviation without a critic."""
         if self.critic is None:
-            return _local(self.deviation(look), look.mask)
-        places = F.interpolate(look.places.sigmoid(), size=look.mask.shape[2:], mode="bilinear", align_corners=False)
-        return places * look.mask
+            return _local(self.deviation(measurements), measurements.mask)
+        places = F.interpolate(
+            measurements.places.sigmoid(), size=measurements.mask.shape[2:], mode="bilinear", align_corners=False
+        )
+        return places * measurements.mask
 
-    def deviation(self, look: Aspects) -> Tensor:
+    def deviation(self, measurements: Aspects) -> Tensor:
         """``(N, 1, S, S)``: squared difference in units of what is usual at the place."""
-        return look.squares / (self.variance + _FLOOR * self.variance.mean())
+        return measurements.squares / (self.variance + _FLOOR * self.variance.mean())
 
 
 def distance(features: Tensor, mean: Tensor, precision: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from monai_cxr_vae.files import bundle_root, write_whole
 from monai_cxr_vae.inference.film_chain import FilmChain
 from monai_cxr_vae.inference.rows import Row, lost
 from monai_cxr_vae.inference.worker import FilmTask, HeaderTask, Work
-from monai_cxr_vae.pool import Fault, IsolatedPool
+from monai_cxr_vae.pool import IsolatedPool, LostTask
 from monai_cxr_vae.service.health import Health
 from monai_cxr_vae.service.outbox import Destination, Sender, pause
 from monai_cxr_vae.service.receiver import Peer, Receiver
@@ -223,7 +223,7 @@ class Node:
 
     def _take(self, task: Any, result: Any) -> None:
         film = self._at_work[task.path]
-        if isinstance(result, Fault):
+        if isinstance(result, LostTask):
             result = lost(result, film.path, None)
         if isinstance(task, HeaderTask) and not result["status"]:
             self._tasks.appendleft(FilmTask(film.path, False, film.sha256))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from monai_cxr_vae.training import critic, priors, validation
 from monai_cxr_vae.training.batches import Augmentation, PrepareBatch
-from monai_cxr_vae.training.bundle_update import update
+from monai_cxr_vae.training.bundle_update import update_bundle
 from monai_cxr_vae.training.critic import (
     CriticInferer,
     CriticLoss,
@@ -57,6 +57,6 @@ __all__ = [
     "parameter_groups",
     "priors",
     "shared_weights",
-    "update",
+    "update_bundle",
     "validation",
 ]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_cxr_vae.networks.blocks import spread
+from monai_cxr_vae.networks.blocks import upsample_bicubic
 
 # Along a side, at the four scales of sharpness: of films of 128 pixels, cells of 2 to 16.
 _CELLS = (64, 32, 16, 8)
@@ -80,7 +80,7 @@ class Augmentation:
         row = torch.stack([angle.cos() * x, -angle.sin() * x, 2 * draw(self.shift)], 1)
         column = torch.stack([angle.sin() * y, angle.cos() * y, 2 * draw(self.shift)], 1)
         bend = torch.randn(n, 2, 5, 5, device=device) * (self.elastic * strength).view(n, 1, 1, 1)
-        grid = _affine(torch.stack([row, column], 1), films.shape[-1]) + spread(bend, films.shape[-1])
+        grid = _affine(torch.stack([row, column], 1), films.shape[-1]) + upsample_bicubic(bend, films.shape[-1])
         grid = grid.permute(0, 2, 3, 1)
         films = F.grid_sample(films, grid, mode="bicubic", padding_mode="border", align_corners=False)
         # A power by its logarithm, at half the price.

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LEARNING_RATE = 1e-4
 
 
-def update(
+def update_bundle(
     bundle_root: str,
     data: Sequence[dict[str, Any]],
     val_data: Sequence[dict[str, Any]],

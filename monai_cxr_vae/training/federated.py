@@ -52,6 +52,12 @@ class SharedWeights(nn.Module):
 def shared_weights(weights: str | os.PathLike) -> SharedWeights:
     """What a federation shares of a weights file, or of shipped weights by their name: for a server to begin with.
 
+    Args:
+        weights: the file or the name.
+
+    Returns:
+        The weights, to be exchanged by their state dict.
+
     Raises:
         InputError: no such file, or not a weights file of this package.
     """

@@ -29,6 +29,9 @@ class EpochSeed:
     """Seeds torch at the start of each epoch, so that every draw is a function of (seed, epoch, rank).
 
     A resumed run then repeats the uninterrupted one without a saved generator state.
+
+    Args:
+        seed: any integer.
     """
 
     def __init__(self, seed: int) -> None:
@@ -46,6 +49,10 @@ class LinearStart:
     """Starts a fresh run from the principal components of the training films, of several ranks all from the first's.
 
     A network that has no such start (``initialize_linear``) keeps the one that it was made with.
+
+    Args:
+        network: the model to be trained.
+        dataset: training films.
     """
 
     def __init__(self, network: RadiographVAE, dataset: FilmDataset) -> None:
@@ -65,7 +72,12 @@ class LinearStart:
 
 
 class CollapseNotice:
-    """Says before the first step when a fixed KL weight is so large that every latent must be ignored."""
+    """Says before the first step when a fixed KL weight is so large that every latent must be ignored.
+
+    Args:
+        loss_function: of the run.
+        dataset: training films.
+    """
 
     def __init__(self, loss_function: VAELoss, dataset: FilmDataset) -> None:
         self.loss_function, self.dataset = loss_function, dataset
@@ -126,7 +138,13 @@ class GradientGuard:
 
 
 class UpdateAverage:
-    """Updates the running average of the weights after every ``interval`` steps: each update reads all weights."""
+    """Updates the running average of the weights, not after every step: each update reads all weights.
+
+    Args:
+        averaged: the average.
+        network: whose weights are averaged.
+        interval: steps from one update to the next.
+    """
 
     def __init__(self, averaged: AveragedModel, network: nn.Module, interval: int) -> None:
         self.averaged, self.network, self.interval = averaged, network, interval
@@ -139,7 +157,11 @@ class UpdateAverage:
 
 
 class Posterior:
-    """Adds posterior, prior (of the latents' means) and the film's ``mask`` to a validation step's output."""
+    """Adds posterior, prior (of the latents' means) and the film's ``mask`` to a validation step's output.
+
+    Args:
+        network: the model that is validated.
+    """
 
     def __init__(self, network: RadiographVAE) -> None:
         self.network = network

@@ -200,8 +200,8 @@ class RunLog:
         if due and self.averaged is not None and self.films is not None:
             self._draw(writer, epoch, cast(RadiographVAE, self.averaged.module), self.films.images(8))
         writer.flush()
-        told = [f"{name} {value:.4g}" for name, value in row.items() if name.startswith(("train/loss", "val/"))]
-        logger.info("epoch %d of %d: %s", epoch, engine.state.max_epochs, ", ".join(told))
+        values = [f"{name} {value:.4g}" for name, value in row.items() if name.startswith(("train/loss", "val/"))]
+        logger.info("epoch %d of %d: %s", epoch, engine.state.max_epochs, ", ".join(values))
         self.rows.append({"epoch": str(epoch)} | {name: repr(value) for name, value in row.items()})
         self._write_csv()
 

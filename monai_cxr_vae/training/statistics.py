@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_cxr_vae.data.cache import FilmDataset
-from monai_cxr_vae.data.pictures import overlay
+from monai_cxr_vae.data.pictures import draw_heat
 from monai_cxr_vae.model import RadiographVAE, load_model, save_model
 from monai_cxr_vae.networks import HierarchicalVAE
 from monai_cxr_vae.scoring import FEWEST_FILMS, check_films, detail_films, fit_scorer, score
@@ -53,7 +53,12 @@ class ForgetStatistics:
 
 
 def forget_statistics(model: RadiographVAE, scores: bool = True) -> None:
-    """Take from a model what only holds for the weights that it had before, ``scores`` too or not; a critic stays."""
+    """Take from a model what only holds for the weights that it had before; a critic stays.
+
+    Args:
+        model: changed in place.
+        scores: whether to take its scores too.
+    """
     model.sigma.fill_(math.nan)
     if model.fits_latents:
         model.latent_mean.fill_(math.nan)
@@ -123,7 +128,9 @@ class FitStatistics:
         batch = films.__getitems__(range(min(8, len(films))))
         image, mask = (F.avg_pool2d(batch[key].float(), DETAIL) for key in ("image", "mask"))
         heat = score(model, image, batch["image"], mask > 0.5)[1]
-        pictures = [overlay(film.numpy(), values.numpy()) for film, values in zip(image[:, 0], heat[:, 0], strict=True)]
+        pictures = [
+            draw_heat(film.numpy(), values.numpy()) for film, values in zip(image[:, 0], heat[:, 0], strict=True)
+        ]
         # A folder of its own: TensorBoard orders files of one second by a number's text, and what it reads before the
         # run's own start it drops.
         with SummaryWriter(str(self.weights.parent / "tensorboard" / "scores")) as writer:
@@ -159,7 +166,13 @@ class FitScores:
 
 @torch.no_grad()
 def fit_statistics(model: RadiographVAE, dataset: FilmDataset, val_dataset: FilmDataset) -> None:
-    """Set a model's ``sigma`` and the density of its latents from films (see :class:`FitStatistics`)."""
+    """Set a model's ``sigma`` and the density of its latents from films (see :class:`FitStatistics`).
+
+    Args:
+        model: changed in place.
+        dataset: training films, which tell the density.
+        val_dataset: validation films, which tell ``sigma``.
+    """
     if model.fits_latents:
         mu, val_mu = (
             torch.cat([model.encode(batch["image"])[0] for batch in films.batches("latents")])

@@ -18,7 +18,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, SaveImage
 from PIL import Image
 
 from monai_cxr_vae.data.pictures import BAND, LIMIT
-from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, strip_file
+from monai_cxr_vae.data.writers import SaveRadiographd, provenance_of, thumbnails_file
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.radiograph import read_radiograph
 from monai_cxr_vae.transforms import FitToSquared, fit_to_square
@@ -213,7 +213,7 @@ def test_overlay_has_the_spacing_of_the_film(tmp_path, provenance, orientation):
 def test_report_keeps_a_strip_out_of_sight(tmp_path, provenance):
     path = write_film(tmp_path / "f")
     outputs = through(path, tmp_path / "out", provenance, heat=spot(60, 50, 0.3, 0.7), report=True)
-    file = strip_file(tmp_path / "out", hashlib.sha256(path.read_bytes()).hexdigest())
+    file = thumbnails_file(tmp_path / "out", hashlib.sha256(path.read_bytes()).hexdigest())
     assert [o["kind"] for o in outputs] == ["sc"]
     assert file.parent.parent.name == ".run"
     film, made, heat = np.split(np.asarray(Image.open(file)), 3, axis=1)

@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from monai_cxr_vae.data.pictures import strip
-from monai_cxr_vae.data.writers import strip_file
+from monai_cxr_vae.data.pictures import thumbnails
+from monai_cxr_vae.data.writers import thumbnails_file
 from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.dicom.secondary_capture import secondary_capture
 from monai_cxr_vae.inference import report
@@ -20,7 +20,7 @@ from tests.dicom.sources import header
 from tests.dicom.test_objects import CREATED, IMAGE
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
-PICTURE = strip([np.zeros((8, 8), np.float32)])
+PICTURE = thumbnails([np.zeros((8, 8), np.float32)])
 
 
 def row(index, status="done", **values):
@@ -49,7 +49,7 @@ def test_only_the_owner_may_read_it(folder):
 
 def test_a_picture_stands_in_the_row_of_its_film(folder):
     for index in (1, 2):
-        strip_file(folder, row(index)["input_sha256"]).write_bytes(PICTURE)
+        thumbnails_file(folder, row(index)["input_sha256"]).write_bytes(PICTURE)
     rows = [row(0), row(1), row(2, "failed", reason="crashed")]
     page, data = page_of(folder, rows)
     assert {r["index"]: r.get("strip") for r in data} == {0: None, 1: base64.b64encode(PICTURE).decode(), 2: None}

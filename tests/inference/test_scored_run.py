@@ -13,7 +13,7 @@ import pytest
 from monai.transforms import Compose
 from pydicom import config
 
-from monai_cxr_vae.data.writers import SaveRadiographd, strip_file
+from monai_cxr_vae.data.writers import SaveRadiographd, thumbnails_file
 from monai_cxr_vae.inference import FilmEvaluator, FolderRun, scan
 from tests.inference.standins import CANARIES, CREATED, evaluator, rows, tree, write_film, write_folder
 
@@ -82,7 +82,7 @@ def test_page_has_every_file_with_its_picture_or_its_reason(finished):
         assert (shown["status"], shown.get("reason")) == (row["status"], row["reason"])
         if row["status"] == "done":
             assert {key: shown[key] for key in SCORES} == {key: row[key] for key in SCORES}
-            assert base64.b64decode(shown["strip"]) == strip_file(output, row["input_sha256"]).read_bytes()
+            assert base64.b64decode(shown["strip"]) == thumbnails_file(output, row["input_sha256"]).read_bytes()
         else:
             assert "strip" not in shown
     assert not told
@@ -144,7 +144,7 @@ def test_a_lost_picture_is_made_again(tmp_path):
     write_film(tmp_path / "in" / "a", 1)
     engine(tmp_path / "in", tmp_path / "out").run()
     (row,) = reported(tmp_path / "out")
-    strip_file(tmp_path / "out", row["input_sha256"]).unlink()
+    thumbnails_file(tmp_path / "out", row["input_sha256"]).unlink()
     engine(tmp_path / "in", tmp_path / "out").run()
     assert reported(tmp_path / "out") == [row]
 

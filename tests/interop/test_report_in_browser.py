@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_cxr_vae.data.pictures import strip
-from monai_cxr_vae.data.writers import strip_file
+from monai_cxr_vae.data.pictures import thumbnails
+from monai_cxr_vae.data.writers import thumbnails_file
 from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.inference.report import write_report
 from tests.interop.browser import Browser
@@ -52,11 +52,11 @@ def films():
 @pytest.fixture(scope="module")
 def browser(films, tool, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    picture = strip([np.full((224, 560, 3), GREEN, np.uint8)])
+    picture = thumbnails([np.full((224, 560, 3), GREEN, np.uint8)])
     (folder / ".run" / "strips").mkdir(parents=True)
     for row in films:
         if row["index"] % 10:
-            strip_file(folder, row["input_sha256"]).write_bytes(picture)
+            thumbnails_file(folder, row["input_sha256"]).write_bytes(picture)
     for row, harm in zip((r for r in films if r["status"] == "done"), HARM, strict=False):
         row["warnings"] = [harm]
         row["path"] = row["anomaly_part"] = harm

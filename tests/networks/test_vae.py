@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from monai_cxr_vae.networks import VAE
-from monai_cxr_vae.networks.blocks import Warp, bound_logvar, spread, unbound_logvar
+from monai_cxr_vae.networks.blocks import Warp, bound_logvar, unbound_logvar, upsample_bicubic
 
 
 @pytest.fixture(autouse=True)
@@ -100,8 +100,10 @@ def test_spread_is_bicubic_interpolation(grid, size):
     coarse = torch.randn(3, 2, grid, grid, dtype=torch.double, requires_grad=True)
     theirs = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
     weights = torch.randn_like(theirs)
-    torch.testing.assert_close(spread(coarse, size), theirs)
-    gradients = [torch.autograd.grad((out * weights).sum(), coarse)[0] for out in (spread(coarse, size), theirs)]
+    torch.testing.assert_close(upsample_bicubic(coarse, size), theirs)
+    gradients = [
+        torch.autograd.grad((out * weights).sum(), coarse)[0] for out in (upsample_bicubic(coarse, size), theirs)
+    ]
     torch.testing.assert_close(*gradients)
 
 

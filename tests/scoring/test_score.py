@@ -148,7 +148,7 @@ def test_padding_does_not_count(plain: RadiographVAE, new_films: Films, seed: in
     with torch.no_grad():
         latent, _ = plain.encode(image)
         reconstruction = plain.decode(latent)
-        before = scorer.look(image, detail, mask, latent, reconstruction)
+        before = scorer.measurements(image, detail, mask, latent, reconstruction)
         generator = torch.Generator().manual_seed(seed)
         wide = mask.repeat_interleave(2, 2).repeat_interleave(2, 3)
         assert not mask.all()
@@ -156,7 +156,7 @@ def test_padding_does_not_count(plain: RadiographVAE, new_films: Films, seed: in
             torch.where(inside, part, torch.rand(part.shape, generator=generator))
             for part, inside in ((image, mask), (detail, wide), (reconstruction, mask))
         )
-        after = scorer.look(image, detail, mask, latent, reconstruction)
+        after = scorer.measurements(image, detail, mask, latent, reconstruction)
     assert torch.equal(scorer.standardised(before), scorer.standardised(after))
     heat = scorer.heat(after)
     assert torch.equal(scorer.heat(before), heat)
