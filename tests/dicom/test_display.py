@@ -14,7 +14,7 @@ from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
 from monai_cxr_vae.dicom.decode import pixel_format
-from monai_cxr_vae.dicom.display import display_table, is_blank, window
+from monai_cxr_vae.dicom.display import UnusableError, display_table, is_blank, read_lut, window
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom.dx import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, dx, gradient, lut, save, set_pixels
 from tests.dicom.judges import dcm2pnm
@@ -398,6 +398,73 @@ def test_a_table_is_as_long_as_it_is(table: object, entries: int, top: int, sequ
     assert "lut_length_assumed" in film.warnings
 
 
+BYTES, WORDS, LONG = "u1", "<u2", np.arange(65536)
+ASSUMED = {"length": "lut_length_assumed", "depth": "lut_depth_assumed"}
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "data", "kind", "lowest", "entries", "first", "maximum", "assumed"),
+    [
+        ((4, 0, 12), [0, 1, 2, 4095], WORDS, 0, 4, 0, 4095, ()),
+        ((2, 0, 1), [0, 1], WORDS, 0, 2, 0, 1, ()),
+        ((0, 0, 16), LONG, WORDS, 0, 65536, 0, 65535, ()),
+        # the first value is signed as the values are
+        ((4, 63488, 12), [0, 1, 2, 4095], WORDS, -2048, 4, -2048, 4095, ()),
+        ((4, 32768, 12), [0, 1, 2, 4095], WORDS, -1, 4, -32768, 4095, ()),
+        ((4, 32767, 12), [0, 1, 2, 4095], WORDS, -1, 4, 32767, 4095, ()),
+        ((4, 63488, 12), [0, 1, 2, 4095], WORDS, 0, 4, 63488, 4095, ()),
+        ((4, 5, 12), [0, 1, 2, 4095], WORDS, -10, 4, 5, 4095, ()),
+        # two entries to a word
+        ((4, 0, 8), [0, 1, 2, 255], BYTES, 0, 4, 0, 255, ()),
+        ((5, 0, 8), [0, 1, 2, 3, 255, 0], BYTES, 0, 5, 0, 255, ()),
+        ((4, 0, 8), [0, 1, 2, 255, 7], BYTES, 0, 4, 0, 255, ()),
+        ((9, 0, 8), [0, 1, 2, 255], BYTES, 0, 4, 0, 255, ("length",)),
+        ((2, 0, 8), [0, 1, 2, 255], BYTES, 0, 2, 0, 65282, ("depth",)),
+        ((9, 0, 8), [0, 1, 2, 255], WORDS, 0, 4, 0, 255, ("length",)),
+        ((9, 0, 8), [1, 1, 1, 256], WORDS, 0, 8, 0, 255, ("length",)),
+        ((9, 0, 9), [1, 1, 1, 256], WORDS, 0, 4, 0, 511, ("length",)),
+        # as many bits as the largest entry needs, where the announced ones do not hold it or are all of a word
+        ((2, 0, 12), [0, 4096], WORDS, 0, 2, 0, 4096, ("depth",)),
+        ((2, 0, 12), [0, 5], WORDS, 0, 2, 0, 4095, ()),
+        ((2, 0, 16), [0, 32768], WORDS, 0, 2, 0, 65535, ()),
+        ((2, 0, 16), [0, 32767], WORDS, 0, 2, 0, 32767, ("depth",)),
+        ((2, 0, 15), [0, 5], WORDS, 0, 2, 0, 32767, ()),
+    ],
+)
+def test_tables_are_what_their_descriptor_and_data_say(
+    descriptor: tuple,
+    data: list[int],
+    kind: str,
+    lowest: int,
+    entries: int,
+    first: int,
+    maximum: int,
+    assumed: tuple[str, ...],
+) -> None:
+    """PS3.3 C.11.1.1.1."""
+    ds, item, warnings = dx(), Dataset(), []
+    item.add_new("LUTDescriptor", "US", list(descriptor))
+    item.add_new("LUTData", "OW", np.array(data).astype(kind).tobytes())
+    ds.VOILUTSequence = [item]
+    table, which = read_lut(ds, "VOILUTSequence", np.array([lowest, 100]), warnings)
+    assert (len(table.data), table.first, table.maximum, which) == (entries, first, maximum, "")
+    assert warnings == [ASSUMED[what] for what in assumed]
+    at = np.array([first - 1e6, first - 1, first, first + 0.9, first + 1, first + entries - 1, first + entries, 1e6])
+    np.testing.assert_array_equal(
+        table.look_up(at), table.data[[0, 0, 0, 0, 1, entries - 1, entries - 1, entries - 1]].astype(float)
+    )
+
+
+@pytest.mark.parametrize("descriptor", [(2, 0, 0), (2, 0, 17), (2, 0), ()])
+def test_a_table_without_a_sensible_descriptor_cannot_be_used(descriptor: tuple) -> None:
+    ds, item = dx(), Dataset()
+    item.add_new("LUTDescriptor", "US", list(descriptor))
+    item.add_new("LUTData", "OW", b"\1\0\2\0")
+    ds.VOILUTSequence = [item]
+    with pytest.raises(UnusableError):
+        read_lut(ds, "VOILUTSequence", np.zeros(1), [])
+
+
 def test_the_first_usable_window_or_table_is_taken(tmp_path: Path) -> None:
     plain = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
     second = read_radiograph(save(dx(WindowCenter=[0, 2048], WindowWidth=[0, 4096]), tmp_path / "film.dcm"))
@@ -556,6 +623,15 @@ def test_padding_that_makes_no_sense_is_film(damaged: str, tmp_path: Path) -> No
     film = read_radiograph(save(ds, tmp_path / "film.dcm"))
     np.testing.assert_array_equal(film.pixels, read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels)
     assert film.warnings == ("padding_invalid",)
+
+
+@pytest.mark.parametrize("vr", ["US", "LO"])
+def test_padding_without_a_value_is_none(vr: str, tmp_path: Path) -> None:
+    ds = dx()
+    ds.add_new("PixelPaddingValue", vr, "")
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels, read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels)
+    assert film.warnings == ()
 
 
 def test_signed_padding(tmp_path: Path) -> None:
