@@ -261,6 +261,27 @@ def test_a_long_name_leaves_out_all_but_the_film():
     assert all("film" in name and "image" not in name for name in names)
 
 
+@pytest.mark.parametrize(
+    ("series", "leading"), [(1, 901), (23, 923), (None, 900), (0, 900), (100, 900), (101, 901), (2**31 - 1, 947)]
+)
+def test_the_number_of_a_series_begins_with_that_of_the_films_and_ends_with_its_kind(series: int | None, leading: int):
+    """The last two digits of the film's: series are sorted by their numbers."""
+    source = header("dx_mono2_12")
+    source.SeriesNumber = series
+    numbers = [ds.SeriesNumber for ds in results(source)]
+    assert [number // 1_000_000 for number in numbers] == [leading] * 3
+    assert [number % 10 for number in numbers] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("series", "told"), [(12345, ", series 12345 image 7 PA"), (123456, "")])
+def test_a_name_has_at_most_64_characters(series: int, told: str):
+    source = header("dx_mono2_12")
+    source.SeriesNumber = series
+    ds = results(source)[0]
+    assert ds.SeriesDescription == f"Research AI: reconstruction{told}, film {ds.SeriesNumber // 10 % 100_000:05d}"
+    assert len(ds.SeriesDescription) == (64 if told else 39)
+
+
 def test_a_view_that_nothing_tells_is_not_in_the_name():
     source = header("dx_mono2_12")
     del source.ViewPosition, source.PatientOrientation
