@@ -14,7 +14,7 @@ from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
 from monai_cxr_vae.dicom.decode import pixel_format
-from monai_cxr_vae.dicom.display import display_table, is_blank, window
+from monai_cxr_vae.dicom.display import UnusableError, display_table, is_blank, read_lut, window
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom.dx import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, dx, gradient, lut, save, set_pixels
 from tests.dicom.judges import dcm2pnm
@@ -164,6 +164,11 @@ def test_windows_like_pydicom(function: str, center: float, width: float) -> Non
     low, high = -100.0, 2 * 4095 - 100.0
     expected = (apply_voi_lut(values, ds) - low) / (high - low)
     np.testing.assert_allclose(window(values, center, width, function), expected, rtol=0, atol=1e-9)
+
+
+def test_a_window_of_width_one_is_a_step() -> None:
+    """PS3.3 C.11.2.1.2.1: black up to half below its center."""
+    assert window(np.array([999.0, 999.5, 1000.0, 1000.25, 1001.0]), 1000.5, 1).tolist() == [0, 0, 0, 1, 1]
 
 
 def test_a_steep_window_overflows_nowhere() -> None:
@@ -339,6 +344,7 @@ def test_bits_beside_the_sample_say_nothing_of_its_depth(tmp_path: Path) -> None
         (1, 4095, 1, 4094, False),
         (-2048, 2047, -2048, 2047, True),
         (-2048, 2047, -2047, 2047, False),
+        (-2048, -1, -2048, -1, True),
         (1, 4095, "one", 4095, False),
         (1, 4095, 1, "all", False),
     ],
@@ -396,6 +402,84 @@ def test_a_table_is_as_long_as_it_is(table: object, entries: int, top: int, sequ
     expected = (CURVE[np.minimum(gradient(), entries - 1)] * top).astype(int) / top
     np.testing.assert_allclose(film.pixels, expected, atol=1e-6)
     assert "lut_length_assumed" in film.warnings
+
+
+BYTES, WORDS, LONG = "u1", "<u2", np.arange(65536)
+ASSUMED = {"length": "lut_length_assumed", "depth": "lut_depth_assumed"}
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "data", "kind", "lowest", "entries", "first", "maximum", "assumed"),
+    [
+        ((4, 0, 12), [0, 1, 2, 4095], WORDS, 0, 4, 0, 4095, ()),
+        ((2, 0, 1), [0, 1], WORDS, 0, 2, 0, 1, ()),
+        ((0, 0, 16), LONG, WORDS, 0, 65536, 0, 65535, ()),
+        # the first value is signed as the values are
+        ((4, 63488, 12), [0, 1, 2, 4095], WORDS, -2048, 4, -2048, 4095, ()),
+        ((4, 32768, 12), [0, 1, 2, 4095], WORDS, -1, 4, -32768, 4095, ()),
+        ((4, 32767, 12), [0, 1, 2, 4095], WORDS, -1, 4, 32767, 4095, ()),
+        ((4, 63488, 12), [0, 1, 2, 4095], WORDS, 0, 4, 63488, 4095, ()),
+        ((4, 5, 12), [0, 1, 2, 4095], WORDS, -10, 4, 5, 4095, ()),
+        # two entries to a word
+        ((4, 0, 8), [0, 1, 2, 255], BYTES, 0, 4, 0, 255, ()),
+        ((5, 0, 8), [0, 1, 2, 3, 255, 0], BYTES, 0, 5, 0, 255, ()),
+        ((4, 0, 8), [0, 1, 2, 255, 7], BYTES, 0, 4, 0, 255, ()),
+        ((4, 0, 8), [1, 0, 255, 0], BYTES, 0, 4, 0, 255, ()),
+        ((5, 0, 8), [1, 0, 255, 0, 9, 0], BYTES, 0, 5, 0, 255, ()),
+        ((9, 0, 8), [0, 1, 2, 255], BYTES, 0, 4, 0, 255, ("length",)),
+        ((2, 0, 8), [0, 1, 2, 255], BYTES, 0, 2, 0, 65282, ("depth",)),
+        ((9, 0, 8), [0, 1, 2, 255], WORDS, 0, 4, 0, 255, ("length",)),
+        ((9, 0, 8), [1, 1, 1, 256], WORDS, 0, 8, 0, 255, ("length",)),
+        ((9, 0, 9), [1, 1, 1, 256], WORDS, 0, 4, 0, 511, ("length",)),
+        # as many bits as the largest entry needs, where the announced ones do not hold it or are all of a word
+        ((2, 0, 12), [0, 4096], WORDS, 0, 2, 0, 4096, ("depth",)),
+        ((2, 0, 12), [0, 5], WORDS, 0, 2, 0, 4095, ()),
+        ((2, 0, 16), [0, 32768], WORDS, 0, 2, 0, 65535, ()),
+        ((2, 0, 16), [0, 32767], WORDS, 0, 2, 0, 32767, ("depth",)),
+        ((2, 0, 15), [0, 5], WORDS, 0, 2, 0, 32767, ()),
+    ],
+)
+def test_tables_are_what_their_descriptor_and_data_say(
+    descriptor: tuple,
+    data: list[int],
+    kind: str,
+    lowest: int,
+    entries: int,
+    first: int,
+    maximum: int,
+    assumed: tuple[str, ...],
+) -> None:
+    """PS3.3 C.11.1.1.1."""
+    ds, item, warnings = dx(), Dataset(), []
+    item.add_new("LUTDescriptor", "US", list(descriptor))
+    item.add_new("LUTData", "OW", np.array(data).astype(kind).tobytes())
+    ds.VOILUTSequence = [item]
+    table, which = read_lut(ds, "VOILUTSequence", np.array([lowest, 100]), warnings)
+    assert (len(table.data), table.first, table.maximum, which) == (entries, first, maximum, "")
+    assert warnings == [ASSUMED[what] for what in assumed]
+    at = np.array([first - 1e6, first - 1, first, first + 0.9, first + 1, first + entries - 1, first + entries, 1e6])
+    np.testing.assert_array_equal(
+        table.look_up(at), table.data[[0, 0, 0, 0, 1, entries - 1, entries - 1, entries - 1]].astype(float)
+    )
+
+
+def test_a_descriptor_may_arrive_as_bytes() -> None:
+    ds, item = dx(), Dataset()
+    item.add_new("LUTDescriptor", "OW", np.array([2, 7, 12], "<u2").tobytes())
+    item.add_new("LUTData", "OW", b"\1\0\2\0")
+    ds.VOILUTSequence = [item]
+    table, _ = read_lut(ds, "VOILUTSequence", np.zeros(1), [])
+    assert (table.data.tolist(), table.first, table.maximum) == ([1, 2], 7, 4095)
+
+
+@pytest.mark.parametrize("descriptor", [(2, 0, 0), (2, 0, 17), (2, 0), ()])
+def test_a_table_without_a_sensible_descriptor_cannot_be_used(descriptor: tuple) -> None:
+    ds, item = dx(), Dataset()
+    item.add_new("LUTDescriptor", "US", list(descriptor))
+    item.add_new("LUTData", "OW", b"\1\0\2\0")
+    ds.VOILUTSequence = [item]
+    with pytest.raises(UnusableError):
+        read_lut(ds, "VOILUTSequence", np.zeros(1), [])
 
 
 def test_the_first_usable_window_or_table_is_taken(tmp_path: Path) -> None:
@@ -511,13 +595,13 @@ def test_a_film_is_blank_of_which_95_in_100_pixels_have_one_grey(
     assert is_blank(pixels) == blank
 
 
-@pytest.mark.parametrize("shape", [(3000, 2500), (1, 1)])
-def test_of_a_large_film_a_sample_tells_whether_it_is_blank(shape: tuple[int, int]) -> None:
-    pixels = np.full(shape, 0.5, np.float32)
+def test_of_a_large_film_a_sample_tells_whether_it_is_blank() -> None:
+    """It is dense enough to see a band that is a sixteenth of the film."""
+    pixels = np.full((3000, 2500), 0.5, np.float32)
     assert is_blank(pixels)
-    if pixels.size > 1:
-        pixels[: shape[0] // 10] = 0.9
-        assert not is_blank(pixels)
+    assert is_blank(pixels[:1, :1])
+    pixels[1:188] = 0.9
+    assert not is_blank(pixels)
 
 
 @pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", None])
@@ -556,6 +640,15 @@ def test_padding_that_makes_no_sense_is_film(damaged: str, tmp_path: Path) -> No
     film = read_radiograph(save(ds, tmp_path / "film.dcm"))
     np.testing.assert_array_equal(film.pixels, read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels)
     assert film.warnings == ("padding_invalid",)
+
+
+@pytest.mark.parametrize("vr", ["US", "LO"])
+def test_padding_without_a_value_is_none(vr: str, tmp_path: Path) -> None:
+    ds = dx()
+    ds.add_new("PixelPaddingValue", vr, "")
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels, read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels)
+    assert film.warnings == ()
 
 
 def test_signed_padding(tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ import pydicom
 import pytest
 from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
-from monai_cxr_vae.dicom.objects import Provenance, malformed_identity
+from monai_cxr_vae.dicom.objects import IMPLEMENTATION_CLASS_UID, Provenance, is_own_output, malformed_identity
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.dicom.synthetic import SYNTHETIC_DATA
 from monai_cxr_vae.errors import BadUID, MalformedIdentity
-from tests.dicom.sources import VARIANTS, film, header
+from tests.dicom.sources import VARIANTS, film, header, to_bytes
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 CREATED = datetime.datetime(2026, 1, 31, 23, 30, 5, tzinfo=datetime.timezone(datetime.timedelta(hours=-2)))
@@ -53,6 +55,25 @@ def test_text_keeps_its_very_bytes(variant):
     assert raw.rstrip(b" ") in secondary_capture(source, IMAGE, PROVENANCE, CREATED).data
     derived = read(secondary_capture(header(variant), IMAGE, PROVENANCE, CREATED))
     assert str(derived.PatientName) == str(film(variant).PatientName)
+
+
+def test_text_that_its_character_set_cannot_decode_keeps_its_bytes():
+    source = header("cr_mono1")
+    source.SpecificCharacterSet = "ISO_IR 192"
+    raw = source.get_item("PatientName").value
+    assert b"\xfc" in raw
+    assert raw in secondary_capture(source, IMAGE, PROVENANCE, CREATED).data
+
+
+def test_what_is_empty_or_padded_in_the_film_is_neither_malformed_nor_anything_else():
+    ds = film("dx_mono2_12")
+    ds.StudyID, ds.PatientName = "", ""
+    ds["StudyTime"] = DataElement("StudyTime", "TM", "1011\0\0", validation_mode=config.IGNORE)
+    source = pydicom.dcmread(io.BytesIO(to_bytes(ds)), stop_before_pixels=True)
+    assert malformed_identity(source) == ()
+    derived = read(secondary_capture(source, IMAGE, PROVENANCE, CREATED))
+    assert (derived.StudyID, derived.PatientName) == ("", "")
+    assert derived.StudyTime.strip("\0") == "1011"
 
 
 def test_decoding_the_header_first_changes_nothing():
@@ -125,6 +146,80 @@ def test_same_arguments_same_bytes_and_any_change_another_uid():
     assert len({base.sop_uid, *(v.sop_uid for v in variants)}) == len(variants) + 1
 
 
+def test_what_is_said_of_an_object_is_what_its_file_says():
+    for derived in (
+        secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, CREATED),
+        coloured_capture(header("dx_mono2_12"), PICTURE, "residual", PROVENANCE, CREATED),
+        structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED),
+    ):
+        ds = read(derived)
+        assert (derived.study_uid, derived.series_uid) == (ds.StudyInstanceUID, ds.SeriesInstanceUID)
+        assert (derived.sop_uid, derived.item()) == (
+            ds.SOPInstanceUID,
+            {"ReferencedSOPClassUID": ds.SOPClassUID, "ReferencedSOPInstanceUID": ds.SOPInstanceUID},
+        )
+        assert derived.kind == {"OT": "sc" if ds.get("SamplesPerPixel") == 1 else "overlay", "SR": "sr"}[ds.Modality]
+        assert ds.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+        assert IMPLEMENTATION_CLASS_UID.startswith("2.25.")
+
+
+def test_a_series_is_of_one_film_kind_run_and_origin():
+    def series(made=secondary_capture, picture=IMAGE, created=CREATED, origin=PROVENANCE, **changes):
+        source = header("dx_mono2_12")
+        for keyword, value in changes.items():
+            setattr(source, keyword, value)
+        return made(source, picture, origin, created).series_uid
+
+    def overlay(source, picture, *rest):
+        return coloured_capture(source, picture, "heat map", *rest)
+
+    other = [dataclasses.replace(PROVENANCE, **{field: "d" * 64}) for field in ("model_sha256", "config_sha256")]
+    other.append(dataclasses.replace(PROVENANCE, version="1.2.4"))
+    uids = [
+        series(),
+        series(overlay, PICTURE),
+        series(StudyInstanceUID="1.2.4"),
+        series(SeriesInstanceUID="1.2.3.5"),
+        series(SOPInstanceUID="1.2.3.4.6"),
+        series(created=CREATED + datetime.timedelta(seconds=1)),
+        *(series(origin=origin) for origin in other),
+    ]
+    assert len(set(uids)) == len(uids)
+    assert series(picture=1 - IMAGE, PatientName="Meier^Anna") == uids[0]
+
+
+def test_a_retrained_model_is_another_device():
+    def device(**changes):
+        origin = dataclasses.replace(PROVENANCE, **changes)
+        ds = read(secondary_capture(header("dx_mono2_12"), IMAGE, origin, CREATED))
+        assert ds.ContributingEquipmentSequence[0].DeviceUID == ds.DeviceUID
+        return ds.DeviceUID
+
+    assert device() == device(config_sha256="c" * 64) == device(version="1.2.4") != device(model_sha256="c" * 64)
+
+
+def test_own_is_what_is_derived_and_names_this_program():
+    ours = Dataset()
+    ours.Manufacturer = "monai_cxr_vae"
+    for image_type, modality, equipment, own in (
+        (["DERIVED", "SECONDARY"], "DX", [ours], True),
+        (["DERIVED", "SECONDARY"], "DX", [Dataset(), ours], True),
+        (["DERIVED", "SECONDARY"], "DX", [Dataset()], False),
+        (["DERIVED", "SECONDARY"], "DX", None, False),
+        (["ORIGINAL", "PRIMARY"], "DX", [ours], False),
+        (None, "DX", [ours], False),
+        (None, "SR", [ours], True),
+        (None, "SR", None, False),
+    ):
+        ds = Dataset()
+        ds.ImageType, ds.Modality, ds.ContributingEquipmentSequence = image_type, modality, equipment
+        assert is_own_output(ds) == own
+    damaged, tag = header("dx_mono2_12"), Tag("ContributingEquipmentSequence")
+    damaged.ImageType = ["DERIVED", "SECONDARY"]
+    damaged[tag] = RawDataElement(tag, "SQ", 1, b"\7", 0, False, True)
+    assert not is_own_output(damaged)
+
+
 def results(source):
     """One of each kind."""
     return [
@@ -167,8 +262,41 @@ def test_a_long_name_leaves_out_all_but_the_film():
 
 
 @pytest.mark.parametrize(
+    ("series", "leading"), [(1, 901), (23, 923), (None, 900), (0, 900), (100, 900), (101, 901), (2**31 - 1, 947)]
+)
+def test_the_number_of_a_series_begins_with_that_of_the_films_and_ends_with_its_kind(series: int | None, leading: int):
+    """The last two digits of the film's: series are sorted by their numbers."""
+    source = header("dx_mono2_12")
+    source.SeriesNumber = series
+    numbers = [ds.SeriesNumber for ds in results(source)]
+    assert [number // 1_000_000 for number in numbers] == [leading] * 3
+    assert [number % 10 for number in numbers] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("series", "told"), [(12345, ", series 12345 image 7 PA"), (123456, "")])
+def test_a_name_has_at_most_64_characters(series: int, told: str):
+    source = header("dx_mono2_12")
+    source.SeriesNumber = series
+    ds = results(source)[0]
+    assert ds.SeriesDescription == f"Research AI: reconstruction{told}, film {ds.SeriesNumber // 10 % 100_000:05d}"
+    assert len(ds.SeriesDescription) == (64 if told else 39)
+
+
+def test_a_view_that_nothing_tells_is_not_in_the_name():
+    source = header("dx_mono2_12")
+    del source.ViewPosition, source.PatientOrientation
+    for ds in results(source):
+        assert "series 1 image 7, film" in ds.SeriesDescription
+
+
+@pytest.mark.parametrize(
     ("offset", "date", "time"),
-    [(None, "20260131", "233005"), ("+0130", "20260201", "030005"), ("noon", "20260131", "233005")],
+    [
+        (None, "20260131", "233005"),
+        ("+0130", "20260201", "030005"),
+        ("-0500", "20260131", "203005"),
+        ("noon", "20260131", "233005"),
+    ],
 )
 def test_times_are_those_of_the_result(offset: str | None, date: str, time: str):
     """Never the film's; in the zone of the film, which the object states for all its times."""
@@ -188,7 +316,7 @@ def test_times_are_those_of_the_result(offset: str | None, date: str, time: str)
 def test_film_without_a_sound_uid_is_refused(keyword, value):
     source = header("dx_mono2_12")
     setattr(source, keyword, value)
-    with pytest.raises(BadUID):
+    with pytest.raises(BadUID, match="UID is missing or malformed"):
         secondary_capture(source, IMAGE, PROVENANCE, CREATED)
 
 
@@ -201,6 +329,8 @@ def test_film_without_a_sound_uid_is_refused(keyword, value):
         ("StudyTime", "101112.", "101112"),
         ("StudyTime", "101112.1234567", "101112.123456"),
         ("StudyTime", "10:11", "1011"),
+        ("StudyDate", "2023.12.31", "20231231"),
+        ("StudyDate", "2024/01/01", "20240101"),
     ],
 )
 def test_an_older_form_of_a_date_or_time_is_converted(keyword: str, value: str, written: str):
@@ -215,11 +345,16 @@ def test_an_older_form_of_a_date_or_time_is_converted(keyword: str, value: str, 
     [
         ("PatientBirthDate", "1960"),
         ("PatientBirthDate", "1960.13.02"),
+        ("PatientBirthDate", "1960.00.02"),
+        ("PatientBirthDate", "1960.01.32"),
+        ("PatientBirthDate", "1960.01.00"),
+        ("PatientBirthDate", "0000.01.02"),
         ("PatientBirthDate", "02.01.1960"),
         ("StudyID", "1.2.840.113619.2.1"),
         ("PatientBirthDate", "d" * 56),
         ("StudyTime", "half past ten"),
         ("AccessionNumber", "7" * 17),
+        ("AccessionNumber", "X" * 17),
     ],
 )
 def test_a_film_whose_identity_is_malformed_is_refused_without_quoting_it(keyword: str, value: str):
@@ -230,3 +365,12 @@ def test_a_film_whose_identity_is_malformed_is_refused_without_quoting_it(keywor
         secondary_capture(source, IMAGE, PROVENANCE, CREATED)
     assert value not in str(error.value)
     assert error.value.codes == (f"malformed_{keyword}",)
+
+
+def test_all_that_is_malformed_is_named():
+    source = header("dx_mono2_12")
+    for keyword, value in (("StudyID", "1.2.840.113619.2.1"), ("PatientBirthDate", "1960")):
+        source[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE)
+    with pytest.raises(MalformedIdentity, match=r"^PatientBirthDate, StudyID is malformed") as error:
+        secondary_capture(source, IMAGE, PROVENANCE, CREATED)
+    assert error.value.codes == ("malformed_PatientBirthDate", "malformed_StudyID")

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import DataElement, config
+from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
 from monai_cxr_vae.dicom.objects import is_own_output
@@ -102,3 +103,93 @@ def test_a_lossless_past_that_nobody_tells_is_not_told(said: str | None, written
 def test_what_is_no_finite_image_is_refused(image):
     with pytest.raises(ValueError, match="image"):
         secondary_capture(header("dx_mono2_12"), image, PROVENANCE, CREATED)
+
+
+def test_object_names_the_film_and_what_it_is_for():
+    source = header("dx_mono2_12")
+    ds = read(secondary_capture(source, IMAGE, PROVENANCE, CREATED))
+    assert list(ds.PatientOrientation) == list(source.PatientOrientation)
+    assert (ds.BodyPartExamined, ds.ConversionType, ds.RecognizableVisualFeatures) == ("CHEST", "WSD", "NO")
+    assert (ds.Rows, ds.Columns) == IMAGE.shape
+    assert "not for diagnosis" in ds.ImageComments
+    assert all(part in ds.DerivationDescription for part in ("monai_cxr_vae 1.2.3", "a" * 64, "Reconstruction of"))
+    (reference,), (series,) = ds.SourceImageSequence, ds.ReferencedSeriesSequence
+    (purpose,) = reference.PurposeOfReferenceCodeSequence
+    expected = codes.DCM.SourceImageForImageProcessingOperation
+    assert (purpose.CodeValue, purpose.CodingSchemeDesignator) == (expected.value, expected.scheme_designator)
+    assert purpose.CodeMeaning.lower() == expected.meaning.lower()
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID
+    for item in (reference, *series.ReferencedInstanceSequence):
+        assert item.ReferencedSOPClassUID == source.SOPClassUID
+        assert item.ReferencedSOPInstanceUID == source.SOPInstanceUID
+
+
+AT_PATIENT, AT_DETECTOR = "PixelSpacing", "ImagerPixelSpacing"
+
+
+@pytest.mark.parametrize(
+    ("told", "columns", "keyword", "spacing"),
+    [
+        ({AT_PATIENT: [0.2, 0.4], AT_DETECTOR: [0.3, 0.6]}, 50, AT_PATIENT, 0.4),
+        ({AT_PATIENT: [0.2, 0.4], AT_DETECTOR: [0.3, 0.6]}, 100, AT_PATIENT, 0.2),
+        ({AT_DETECTOR: [0.3, 0.6]}, 20, AT_DETECTOR, 1.5),
+        ({AT_PATIENT: ["wide", "high"], AT_DETECTOR: [0.3, 0.6]}, 50, AT_DETECTOR, 0.6),
+        ({AT_PATIENT: [0.2], AT_DETECTOR: [0.3, 0.6]}, 50, AT_DETECTOR, 0.6),
+        ({AT_PATIENT: [0, 0], AT_DETECTOR: [0.3, 0.6]}, 50, AT_DETECTOR, 0.6),
+        ({AT_PATIENT: [-1, -1], AT_DETECTOR: [0.3, 0.6]}, 50, AT_DETECTOR, 0.6),
+        ({AT_PATIENT: ["nan", "nan"], AT_DETECTOR: [0.3, 0.6]}, 50, AT_DETECTOR, 0.6),
+        ({AT_PATIENT: [10000, 10000]}, 50, None, None),
+        ({AT_PATIENT: [9999, 9999]}, 50, AT_PATIENT, 9999),
+        ({AT_PATIENT: [0.2, 0.123456789]}, 50, AT_PATIENT, 0.12345679),
+        ({}, 50, None, None),
+    ],
+)
+def test_pixels_of_an_overlay_have_their_size_at_its_scale(
+    told: dict[str, list], columns: int, keyword: str | None, spacing: float | None
+):
+    """The film has 50 columns; the picture's are the same, more or less finely."""
+    source = header("dx_mono2_12")
+    for name, value in told.items():
+        source[name] = DataElement(name, "LO", [str(part) for part in value])
+    ds = read(coloured_capture(source, np.zeros((7, columns, 3), np.uint8), "residual", PROVENANCE, CREATED))
+    assert [name for name in (AT_PATIENT, AT_DETECTOR) if name in ds] == ([keyword] if keyword else [])
+    if keyword:
+        assert list(ds[keyword].value) == [spacing] * 2
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((1, 4, 4, 3), np.uint8)],
+)
+def test_what_is_no_coloured_picture_is_refused(picture: np.ndarray):
+    with pytest.raises(ValueError, match="8-bit"):
+        coloured_capture(header("dx_mono2_12"), picture, "residual", PROVENANCE, CREATED)
+
+
+@pytest.mark.parametrize(
+    ("said", "syntax", "written"),
+    [
+        ({"": "01", "Ratio": ["12.5", "3.5"]}, "1.2.840.10008.1.2.1", {"": "01", "Ratio": ["12.5", "3.5"]}),
+        ({"": "01"}, "1.2.840.10008.1.2.1", {"": "01"}),
+        ({"": "00"}, "1.2.840.10008.1.2.4.91", {"": "01", "Method": ["ISO_15444_1"]}),
+        ({"": "01", "Method": ["ISO_10918_1"]}, "1.2.840.10008.1.2.4.81", {"": "01", "Method": ["ISO_10918_1"]}),
+        ({"Ratio": ["9.5"]}, "1.2.840.10008.1.2.1", {"": "01", "Ratio": ["9.5"]}),
+        ({"Method": ["ISO_15444_1"]}, "1.2.840.10008.1.2.1", {"": "01", "Method": ["ISO_15444_1"]}),
+        ({"": "00", "Ratio": ["9.5"]}, "1.2.840.10008.1.2.1", {"": "00"}),
+        ({"Ratio": ["9.5"]}, None, {"": "01", "Ratio": ["9.5"]}),
+        ({}, None, {}),
+    ],
+)
+def test_the_lossy_past_is_what_the_film_or_its_syntax_says(said: dict, syntax: str | None, written: dict):
+    source = header("dx_mono2_12")
+    del source.LossyImageCompression
+    for name, value in said.items():
+        setattr(source, f"LossyImageCompression{name}", value)
+    if syntax:
+        source.file_meta.TransferSyntaxUID = syntax
+    else:
+        del source.file_meta
+    ds = read(secondary_capture(source, IMAGE, PROVENANCE, CREATED))
+    told = {name: ds.get(f"LossyImageCompression{name}") for name in ("", "Ratio", "Method")}
+    lists = {name: [str(part) for part in np.atleast_1d(value)] for name, value in told.items() if value}
+    assert {name: value[0] if name == "" else value for name, value in lists.items()} == written
