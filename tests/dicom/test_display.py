@@ -642,6 +642,13 @@ def test_padding_that_makes_no_sense_is_film(damaged: str, tmp_path: Path) -> No
     assert film.warnings == ("padding_invalid",)
 
 
+def test_padding_may_arrive_as_bytes(tmp_path: Path) -> None:
+    ds = dx()
+    ds.add_new("PixelPaddingValue", "OW", b"\xff\x0f")
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels == 0, (gradient() == 4095) | (gradient() == 0))
+
+
 @pytest.mark.parametrize("vr", ["US", "LO"])
 def test_padding_without_a_value_is_none(vr: str, tmp_path: Path) -> None:
     ds = dx()
