@@ -107,7 +107,7 @@ def test_items_are_those_of_the_sequence() -> None:
         (None, []),
         ("", []),
         ("chest", ["CHEST"]),
-        (" xray x ", ["XRAY X"]),
+        (" Xray X ", ["XRAY X"]),
         ("CHEST\0", ["CHEST"]),
         (["hand", " Arm"], ["HAND", "ARM"]),
         (["hand", ""], ["HAND", ""]),

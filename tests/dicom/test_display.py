@@ -345,6 +345,7 @@ def test_bits_beside_the_sample_say_nothing_of_its_depth(tmp_path: Path) -> None
         (-2048, 2047, -2048, 2047, True),
         (-2048, 2047, -2047, 2047, False),
         (-2048, -1, -2048, -1, True),
+        (-32768, 32767, -32768, 32767, True),
         (1, 4095, "one", 4095, False),
         (1, 4095, 1, "all", False),
     ],
@@ -596,11 +597,11 @@ def test_a_film_is_blank_of_which_95_in_100_pixels_have_one_grey(
 
 
 def test_of_a_large_film_a_sample_tells_whether_it_is_blank() -> None:
-    """It is dense enough to see a band that is a sixteenth of the film."""
+    """It is dense enough to see a band that is little more than a twentieth of the film."""
     pixels = np.full((3000, 2500), 0.5, np.float32)
     assert is_blank(pixels)
     assert is_blank(pixels[:1, :1])
-    pixels[1:188] = 0.9
+    pixels[1:165] = 0.9
     assert not is_blank(pixels)
 
 
@@ -640,6 +641,13 @@ def test_padding_that_makes_no_sense_is_film(damaged: str, tmp_path: Path) -> No
     film = read_radiograph(save(ds, tmp_path / "film.dcm"))
     np.testing.assert_array_equal(film.pixels, read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels)
     assert film.warnings == ("padding_invalid",)
+
+
+def test_padding_may_arrive_as_bytes(tmp_path: Path) -> None:
+    ds = dx()
+    ds.add_new("PixelPaddingValue", "OW", b"\xff\x0f")
+    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(film.pixels == 0, (gradient() == 4095) | (gradient() == 0))
 
 
 @pytest.mark.parametrize("vr", ["US", "LO"])

@@ -262,12 +262,16 @@ def test_a_long_name_leaves_out_all_but_the_film():
 
 
 @pytest.mark.parametrize(
-    ("series", "leading"), [(1, 901), (23, 923), (None, 900), (0, 900), (100, 900), (101, 901), (2**31 - 1, 947)]
+    ("series", "leading"),
+    [
+        *((1, 901), (23, 923), (None, 900), (0, 900), (100, 900), (101, 901), (-1, 999)),
+        *((2**31 - 1, 947), (2**31, 900), (-(2**31), 952), (-(2**31) - 1, 900)),  # beyond an IS, there is none
+    ],
 )
 def test_the_number_of_a_series_begins_with_that_of_the_films_and_ends_with_its_kind(series: int | None, leading: int):
     """The last two digits of the film's: series are sorted by their numbers."""
     source = header("dx_mono2_12")
-    source.SeriesNumber = series
+    source["SeriesNumber"] = DataElement("SeriesNumber", "LO", None if series is None else str(series))
     numbers = [ds.SeriesNumber for ds in results(source)]
     assert [number // 1_000_000 for number in numbers] == [leading] * 3
     assert [number % 10 for number in numbers] == [1, 2, 3]

@@ -26,7 +26,9 @@ def test_object_says_what_it_is():
     assert "model" in ds.DerivationDescription
     assert ds.Modality == "OT"
     equipment = ds.ContributingEquipmentSequence[0]
-    assert equipment.PurposeOfReferenceCodeSequence[0].CodeMeaning == "Processing Algorithm"
+    (purpose,) = equipment.PurposeOfReferenceCodeSequence
+    assert (purpose.CodeValue, purpose.CodingSchemeDesignator) == ("Newcode1", "99IHE")  # IHE AI Results 6.5.3.1
+    assert purpose.CodeMeaning == "Processing Algorithm"
     assert list(equipment.SoftwareVersions) == ["1.2.3", "a" * 64, "b" * 32]
     assert is_own_output(ds)
     assert not is_own_output(header("cr_mono1"))
