@@ -88,7 +88,7 @@ def test_export_scripts_the_network_and_keeps_its_output(tmp_path: Path):
     torch.testing.assert_close(torch.jit.load(str(exported))(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["model", "compact", "vector128", "spatial", "spatial4096"])
+@pytest.mark.parametrize("name", ["model", "compact", "vector128", "spatial", "spatial4096", "hierarchical"])
 @pytest.mark.parametrize("workflow_type", ["train", "inference"])
 def test_monai_loads_every_shipped_file_whole(name: str, workflow_type: str):
     root = Path(bundle_root())

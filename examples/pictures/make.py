@@ -10,6 +10,7 @@ import data_store  # pydicom-data
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 
 from monai_cxr_vae import load_model, read_radiograph
@@ -80,14 +81,12 @@ def heat_maps(model: RadiographVAE) -> None:
     figure.savefig(HERE / "heat_maps.png", dpi=DPI)
 
 
-def samples(model: RadiographVAE) -> None:
-    """Films drawn from the fitted distribution and from the prior."""
-    figure, axes = plt.subplots(2, 8, figsize=(11, 3.0), layout="constrained")
-    for row, distribution in enumerate(("fitted", "prior")):
-        for i, film in enumerate(model.sample(8, seed=1, distribution=distribution)[:, 0].numpy()):
-            show(axes[row, i], film)
-        axes[row, 0].set_ylabel("fitted Gaussian" if distribution == "fitted" else "N(0, I)", fontsize=9)
-    figure.savefig(HERE / "samples.png", dpi=DPI)
+def samples() -> None:
+    """The first 24 films that preset hierarchical draws, as they come."""
+    films = load_model("hierarchical").sample(24, seed=0, progress=True)
+    halves = F.avg_pool2d(films, 2)[:, 0]
+    rows = [torch.cat(tuple(row), 1) for row in halves.split(8)]
+    cv2.imwrite(str(HERE / "samples.png"), (torch.cat(rows) * 255).round().byte().numpy())
 
 
 def curve() -> None:
@@ -114,5 +113,5 @@ if __name__ == "__main__":
     shipped = load_model()
     reconstructions()
     heat_maps(shipped)
-    samples(shipped)
+    samples()
     curve()
