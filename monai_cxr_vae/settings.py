@@ -115,7 +115,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "output_dir": Setting(PATH, "Where results go. A training unless told otherwise makes a folder below `./output`."),
     "run_name": Setting(
-        NAME, "Name of a run, as MONAI's federated client gives it; unless told otherwise, its folder's."
+        NAME,
+        "Name of a run, as MONAI's client and tracking give it; unless told otherwise, its folder's.",
+        optional=True,
     ),
     "cache_dir": Setting(PATH, "Where decoded films are kept. Unless given, `~/.cache/monai_cxr_vae`.", optional=True),
     "weights": Setting(

@@ -97,7 +97,8 @@ def alone(out: Path, films: Path, epochs: int, learning_rate: float, batch_size:
 def psnr(model: RadiographVAE, folder: Path, cache: Path) -> float:
     """Mean over the films of a folder."""
     films = FilmDataset(datalist(folder), film_transforms(model.image_size, model.fit), cache)
-    values = [peak_signal_to_noise_ratio(model.reconstruct(images), images) for images in films.batches()]
+    batches = (batch["image"] for batch in films.batches())
+    values = [peak_signal_to_noise_ratio(model.reconstruct(images), images) for images in batches]
     return float(torch.cat(values).mean())
 
 
