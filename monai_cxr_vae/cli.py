@@ -236,7 +236,7 @@ def _add_embed(commands: Any) -> None:
     sub.add_argument(
         "--columns",
         action="store_true",
-        help="add what a list says of each film (its label), which may tell who the patient is",
+        help="add patient, view, label and split of a list, which tell who the patient is",
     )
     sub.add_argument(
         "--projector",
@@ -253,7 +253,7 @@ def _embed(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
 
     model = load_model(arguments.weights)
     taken = {name: getattr(arguments, name) for name in ("paths", "columns", "projector", "skip_unreadable", "bits")}
-    count = embed(model, datalist(arguments.folder), arguments.output, **taken)
+    count = embed(model, datalist(arguments.folder, columns=arguments.columns), arguments.output, **taken)
     print(f"latents of {count} films in {arguments.output}")
 
 
@@ -581,16 +581,6 @@ def _destination(text: str) -> tuple[str, str, int]:
     return aet, host.strip("[]"), int(port)
 
 
-def _days(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = -1
-    if not 0 <= days < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of days, not {text!r}")
-    return days
-
-
 def _count(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
@@ -598,24 +588,22 @@ def _count(text: str) -> int:
     return value
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return value
+def _number(fits: Callable[[float], bool], words: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
+        return value
+
+    return parse
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text!r}")
-    return value
+_days = _number(lambda value: 0 <= value < math.inf, "a number of days")
+_positive = _number(lambda value: 0 < value < math.inf, "a number above 0")
+_share = _number(lambda value: 0 < value < 1, "a number between 0 and 1")
 
 
 if __name__ == "__main__":
