@@ -98,6 +98,7 @@ def datalist(
     val_dataset_dir: str | os.PathLike | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
+    columns: bool = False,
 ) -> list[dict[str, Any]]:
     """Frontal films of a folder or a list, all or the training or the validation part, as MONAI takes them.
 
@@ -117,6 +118,7 @@ def datalist(
         val_dataset_dir: folder or list of the validation films.
         val_fraction: share of the patients that validate.
         seed: of the split.
+        columns: whether each film also has what tables say of its ``patient``, ``view`` and ``split``, as text.
 
     Returns:
         ``[{"image": path}, ...]`` in byte order of the paths; with a ``label``, if a table has some: whole numbers,
@@ -132,7 +134,7 @@ def datalist(
     collection = _collect(dataset_dir)
     if section == "all":
         logger.info("%s", collection)
-        return _items(collection.films, collection.films)
+        return _items(collection.films, collection.films, columns)
     training = [film for film in collection.films if film.row.split in (None, "training")]
     if val_dataset_dir:
         validation = _collect(val_dataset_dir).films
@@ -148,11 +150,11 @@ def datalist(
     if not training:
         raise InputError(f"no film of {dataset_dir} is for training")
     if section == "validation":
-        return _items(validation, collection.films)
+        return _items(validation, collection.films, columns)
     rest = len(collection.films) - len(training) - (0 if val_dataset_dir else len(validation))
     parts = f"training {len(training)}, validation {len(validation)}" + (f", in neither part {rest}" if rest else "")
     logger.info("%s; %s", collection, parts)
-    return _items(training, collection.films)
+    return _items(training, collection.films, columns)
 
 
 def find_films(folder: str | os.PathLike) -> list[Path]:
@@ -356,8 +358,18 @@ def _check_apart(training: Sequence[_Film], validation: Sequence[_Film], hint: s
         )
 
 
-def _items(films: Sequence[_Film], of: Sequence[_Film]) -> list[dict[str, Any]]:
-    """Films as MONAI takes them; the labels of all films of a collection are of one type."""
+def _items(films: Sequence[_Film], of: Sequence[_Film], columns: bool) -> list[dict[str, Any]]:
+    """Films as MONAI takes them, each with the same keys as all films of the collection."""
+    items = _with_labels(films, of)
+    for name in ("patient", "view", "split") if columns else ():
+        if any(getattr(film.row, name) for film in of):
+            for item, film in zip(items, films, strict=True):
+                item[name] = getattr(film.row, name) or ""
+    return items
+
+
+def _with_labels(films: Sequence[_Film], of: Sequence[_Film]) -> list[dict[str, Any]]:
+    """Films and their labels; the labels of all films of a collection are of one type."""
     labels = [film.row.label for film in of if film.row.label is not None]
     if not labels:
         return [{"image": film.path} for film in films]

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Row:
         lateral: whether the view is one that is not frontal.
         label: a number, several, or a text.
         split: ``"training"``, ``"validation"`` or ``"test"``.
+        view: words of the view, in capitals.
     """
 
     file: str
@@ -79,6 +80,7 @@ class Row:
     lateral: bool | None = None
     label: Any = None
     split: str | None = None
+    view: str | None = field(default=None, compare=False)  # two words may say the same
 
     def or_else(self, other: Row) -> Row:
         """What this row says, and where it says nothing, what the other does."""
@@ -274,6 +276,7 @@ def _row_of(record: Mapping[Any, Any]) -> Row:
         any(view == "L" or view_of_words(view) == "lateral" for view in views) if views else None,
         _number(first(_LABEL)),
         split,
+        " ".join(views) or None,
     )
 
 

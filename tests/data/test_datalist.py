@@ -287,6 +287,15 @@ def test_labels_of_a_list_reach_the_batch(labels: list[str], values: torch.Tenso
         assert films[1]["label"].shape == ()
 
 
+def test_columns_of_a_table_come_along_when_asked_for(tmp_path: Path):
+    write_films(tmp_path, ["a.png", "b.png"])
+    rows = [("file", "Patient ID", "View Position"), ("a.png", "P7", "pa"), ("b.png", "", "AP")]
+    table = write_table(tmp_path / "list.csv", rows)
+    told = [{key: value for key, value in item.items() if key != "image"} for item in datalist(table, columns=True)]
+    assert told == [{"patient": "P7", "view": "PA"}, {"patient": "", "view": "AP"}]
+    assert all(set(item) == {"image"} for item in datalist(table))
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
