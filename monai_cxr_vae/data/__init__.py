@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from monai_cxr_vae.data.cache import FilmDataset, whole_batch
 from monai_cxr_vae.data.datalist import datalist, films_digest, find_films
+from monai_cxr_vae.data.markers import EraseMarkersd
 from monai_cxr_vae.data.phantom import phantom_folder
 from monai_cxr_vae.data.readers import LoadRadiographd, RadiographReader, film_transforms
 
 __all__ = [
+    "EraseMarkersd",
     "FilmDataset",
     "LoadRadiographd",
     "RadiographReader",

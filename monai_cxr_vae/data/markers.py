@@ -1,0 +1,78 @@
+"""Side markers and other letters of lead or print on films, and how they are taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_numpy
+
+# Lengths below are in pixels of a film of this side.
+_SIDE = 256
+_STROKE = 13  # what is bright and narrower than this may be a letter
+_GAP = 7  # letters so close to each other are one marker
+_LONGEST = 48
+_CONTRAST = 0.22  # to what lies behind, in intensity
+
+
+def marker_mask(film: np.ndarray) -> np.ndarray:
+    """Where letters stand on a film: bright strokes, close together, in its outer part.
+
+    By the white top-hat (Serra 1982) and the size of what is connected. Ribs have less contrast. Where skin is seen
+    from the side a part of the chest wall may be taken too.
+
+    Args:
+        film: (S, S) float32 in [0, 1], upright, frontal.
+
+    Returns:
+        (S, S) bool, with a margin around the strokes.
+    """
+    side = film.shape[0]
+    unit = side / _SIDE
+    smooth = cv2.GaussianBlur(film, (0, 0), 0.5 * unit)
+    strokes = cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, _disc(_STROKE * unit)) > _CONTRAST
+    joined = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_GAP * unit))
+    count, labels, boxes, centres = cv2.connectedComponentsWithStats(joined)
+    left, top, width, height, area = boxes.T / np.array([[unit]] * 4 + [[unit**2]])
+    x, y = centres.T / unit
+    outer = (y < 70) | (x < 40) | (x > _SIDE - 40)
+    at_border = (np.minimum(left, top) <= 0) | (np.maximum(left + width, top + height) >= _SIDE)
+    line = at_border & (np.minimum(width, height) <= 5)  # a film's edge
+    compact = (np.maximum(width, height) <= _LONGEST) & (area >= 6) & (area > 0.12 * width * height)
+    chosen = outer & compact & ~line
+    chosen[0] = False  # the background
+    return cv2.dilate(chosen[labels].astype(np.uint8), _disc(_GAP * unit)) > 0
+
+
+def erase_markers(film: np.ndarray) -> np.ndarray:
+    """A film ``(S, S)``, float32 in [0, 1], with its letters filled in from what lies around them (Telea 2004)."""
+    mask = marker_mask(film)
+    levels = np.round(film * 65535).astype(np.uint16)  # OpenCV's method is not right for float32
+    filled = cv2.inpaint(levels, mask.astype(np.uint8), 4 * film.shape[0] / _SIDE, cv2.INPAINT_TELEA)
+    return np.where(mask, filled.astype(np.float32) / 65535, film)
+
+
+class EraseMarkersd(MapTransform):
+    """`erase_markers` of ``(1, S, S)`` films under ``keys``; what is learned without letters draws none."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            film = result[key]
+            erased = torch.from_numpy(erase_markers(np.asarray(convert_to_numpy(film), np.float32)[0])[None])
+            result[key] = MetaTensor(erased, meta=film.meta) if isinstance(film, MetaTensor) else erased
+        return result
+
+
+def _disc(diameter: float) -> np.ndarray:
+    size = max(1, 2 * round((diameter - 1) / 2) + 1)
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
