@@ -38,7 +38,7 @@ def marker_mask(film: np.ndarray) -> np.ndarray:
     smooth = cv2.GaussianBlur(film, (0, 0), 0.5 * unit)
     strokes = cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, _disc(_STROKE * unit)) > _CONTRAST
     joined = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_GAP * unit))
-    count, labels, boxes, centres = cv2.connectedComponentsWithStats(joined)
+    _, labels, boxes, centres = cv2.connectedComponentsWithStats(joined)
     left, top, width, height, area = boxes.T / np.array([[unit]] * 4 + [[unit**2]])
     x, y = centres.T / unit
     outer = (y < 70) | (x < 40) | (x > _SIDE - 40)
