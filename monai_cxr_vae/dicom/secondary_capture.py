@@ -109,8 +109,8 @@ def grey_pixels(image: np.ndarray, bits_stored: int) -> tuple[np.ndarray, dict[s
     return np.rint(np.clip(image, 0, 1) * top).astype("<u2"), {
         "BitsStored": bits_stored,
         "HighBit": bits_stored - 1,
-        "WindowCenter": (top + 1) // 2,
-        "WindowWidth": top + 1,
+        "WindowCenter": 2 ** (bits_stored - 1),
+        "WindowWidth": 2**bits_stored,
     }
 
 
