@@ -259,7 +259,7 @@ def _sites(place: Place | None) -> list | None:
     if place is None or place.side is None:
         return None
     side = codes.SCT.Left if place.side == "left" else codes.SCT.Right
-    return [sr.FindingSite(sr.CodedConcept("43799004", "SCT", "Chest"), laterality=side)]
+    return [sr.FindingSite(sr.CodedConcept("816094009", "SCT", "Chest"), laterality=side)]
 
 
 def _algorithm(provenance: Provenance) -> AlgorithmIdentification:
