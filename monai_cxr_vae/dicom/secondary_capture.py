@@ -204,7 +204,7 @@ def _burned_in(source: Dataset, shown: Shown) -> dict[str, Value]:
 
 def _lossy_history(source: Dataset) -> dict[str, Value]:
     """Carry lossy compression on: a lossy past is for ever (PS3.3 C.7.6.1.1.5); one that is not told stays open."""
-    syntax = str(getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
+    syntax = getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID")
     said = terms(source, "LossyImageCompression")
     ratio = terms(source, "LossyImageCompressionRatio")
     method = terms(source, "LossyImageCompressionMethod")
