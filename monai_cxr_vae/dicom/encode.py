@@ -57,16 +57,24 @@ def encode_again(dataset: Dataset, tag: int) -> bytes:
 
 
 def encode_file(
-    elements: Mapping[int, bytes], *, sop_class_uid: str, sop_instance_uid: str, implementation: str
+    elements: Mapping[int, bytes],
+    *,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    implementation: str,
+    transfer_syntax: str = EXPLICIT_VR_LITTLE_ENDIAN,
 ) -> bytes:
-    """Return a file (PS3.10 section 7.1) of encoded elements, in the order of their tags."""
+    """Return a file (PS3.10 section 7.1) of encoded elements, in the order of their tags.
+
+    ``transfer_syntax`` may be any of Explicit VR Little Endian, those of compressed pixel data too.
+    """
     meta = b"".join(
         encode_elements(
             {
                 "FileMetaInformationVersion": b"\0\1",
                 "MediaStorageSOPClassUID": sop_class_uid,
                 "MediaStorageSOPInstanceUID": sop_instance_uid,
-                "TransferSyntaxUID": EXPLICIT_VR_LITTLE_ENDIAN,
+                "TransferSyntaxUID": transfer_syntax,
                 "ImplementationClassUID": implementation,
             }
         ).values()
