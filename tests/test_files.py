@@ -231,12 +231,12 @@ def test_a_folder_that_cannot_be_listed_hides_no_other(tmp_path, monkeypatch):
     listed = os.scandir
 
     def scandir(path):
-        if str(path).endswith("b"):
+        if Path(path).name in ("a", "c"):
             raise PermissionError(13, "Permission denied", path)
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    entries = [("a/film", True, True), ("b", False, False), ("c/film", True, True)]
+    entries = [("a", False, False), ("b/film", True, True), ("c", False, False)]
     assert relative(walk(tmp_path), tmp_path) == entries
 
 
