@@ -213,7 +213,7 @@ def _group(
         tracking_identifier=sr.TrackingIdentifier(uid=uid_from(*identity), identifier=f"{title} ({question})"),
         referenced_region=sr.ImageRegion(
             sr.GraphicTypeValues.POLYLINE,
-            np.concatenate([outline, outline[:1]]).astype(np.float32),
+            np.concatenate([outline, outline[:1]]),
             sr.SourceImageForRegion(film.sop_class_uid, film.sop_uid),
         ),
         finding_type=kind,
