@@ -510,6 +510,7 @@ def test_native_pixels_of_every_size_and_order(bits: int, syntax: str, shape: tu
     ("group", "element", "read"),
     [
         (0x6000, 0x0102, True),
+        (0x6002, 0x0102, True),
         (0x601E, 0x0102, True),
         (0x6020, 0x0102, False),
         (0x5FFE, 0x0102, False),

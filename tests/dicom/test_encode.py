@@ -26,7 +26,8 @@ from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements, e
         ("StudyDate", None),
         ("EncapsulatedDocument", b"odd"),
         ("TextValue", "odd"),
-        ("ReferencedSeriesSequence", [{"SeriesInstanceUID": "1.2.3", "ReferencedSOPSequence": []}]),
+        ("ReferencedSeriesSequence", []),
+        ("ReferencedSeriesSequence", [{"SeriesInstanceUID": "1.2.3", "ReferencedSOPSequence": []}] * 2),
     ],
 )
 def test_an_element_is_what_pydicom_writes(keyword: str, value: Value):
@@ -34,7 +35,7 @@ def test_an_element_is_what_pydicom_writes(keyword: str, value: Value):
     if keyword.endswith("Sequence"):
         item = Dataset()
         item.SeriesInstanceUID, item.ReferencedSOPSequence = "1.2.3", []
-        setattr(dataset, keyword, [item])
+        setattr(dataset, keyword, [item] * len(value))
     else:
         setattr(dataset, keyword, value)
     file = DicomBytesIO()
