@@ -20,7 +20,7 @@ _LONG_FORM = frozenset({"OB", "OW", "SQ", "UC", "UN", "UR", "UT"})
 
 
 def encode_elements(values: Mapping[str, Value]) -> dict[int, bytes]:
-    """Encode a data set given by keywords (PS3.5 section 7.1.2); the keys of the result are tags.
+    """Encode a data set given by keywords of one VR each (PS3.5 section 7.1.2); the keys of the result are tags.
 
     ``bytes`` are taken as they are; ``str`` is ASCII, ``int`` binary (US, UL) or decimal, ``None`` empty, a list of
     mappings a sequence and a list of strings a multiple value.
@@ -30,7 +30,7 @@ def encode_elements(values: Mapping[str, Value]) -> dict[int, bytes]:
         tag = tag_for_keyword(keyword)
         if tag is None:
             raise ValueError(f"{keyword} is no DICOM keyword")
-        encoded[tag] = encode_element(tag, dictionary_VR(tag).split(" ")[-1], value)  # "OB or OW" is OW
+        encoded[tag] = encode_element(tag, dictionary_VR(tag), value)
     return encoded
 
 
