@@ -239,7 +239,11 @@ def test_more_frames_than_the_header_says_are_refused(tmp_path: Path) -> None:
     packed.PixelData = encapsulate(streams)
     table = compressed(dx(), codes.RLE, rle(words(12)))
     table.PixelData = encapsulate([rle(words(12))] * 2)
-    for film in (ds, packed, table):
+    bare = compressed(dx(), codes.JPEG_LS, streams[0])
+    bare.PixelData = encapsulate(streams, has_bot=False)
+    dot = dx(np.array([[7]]))
+    dot.PixelData = dot.PixelData * 2
+    for film in (ds, packed, table, bare, dot):
         with pytest.raises(CorruptFile, match="more frames"):
             read_radiograph(save(film, tmp_path / "film.dcm"))
     padded = dx()
