@@ -127,7 +127,7 @@ def structured_report(
     for element in report:
         if element.VR == "SQ":
             elements[element.tag] = encode_again(report, element.tag)
-        elif element.keyword != "RelationshipType":
+        else:
             elements[element.tag] = encode_element(element.tag, element.VR, str(element.value))
     return derived_object(source, "scores", provenance, created, elements)
 
