@@ -173,6 +173,17 @@ def test_less_than_a_byte_of_ones_fills_up_the_last_one() -> None:
         assert not is_whole(data[:-2] + b"\xff\0" + data[-2:], pixels)
 
 
+@pytest.mark.parametrize(("last", "whole"), [("001", True), ("11001", False), ("111001", False)])
+def test_a_run_of_zeros_that_leaves_the_block_is_damage(last: str, whole: bool) -> None:
+    """T.81 F.1.2.2 and table K.5: 62 coefficients of one bit without a zero before them, then one after 0, 1 or 2."""
+    parts, _ = segments(imagecodecs.jpeg8_encode(noisy(8)[:8, :8]))
+    bits = "00" + 62 * "001" + last
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    frame = joined(parts, data + b"\xff\xd9")
+    assert is_whole(frame, imagecodecs.jpeg8_decode(frame)) == follow(frame) == whole
+
+
 @pytest.mark.parametrize("name", ["restarts", "restarts in colour", "a restart at each block"])
 def test_a_restart_interval_that_is_missing_empty_or_too_many_is_damage(name: str) -> None:
     data = picture(noisy(8)[:40, :40], restart_marker_blocks=1) if name not in SOUND else SOUND[name]
