@@ -224,6 +224,13 @@ def test_a_stream_of_other_samples_than_the_header_says_is_refused(syntax: str, 
         read_radiograph(save(compressed(dx(), syntax, frame), tmp_path / "film.dcm"))
 
 
+def test_a_lossless_stream_of_few_bits_but_more_than_a_byte_is_read(tmp_path: Path) -> None:
+    """Its encoder has looked for the largest value."""
+    frame = imagecodecs.jpeg8_encode(words(9), lossless=True, bitspersample=9)
+    ds = open_dataset(save(compressed(dx(), codes.JPEG_LOSSLESS_SV1, frame), tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(decode(ds, pixel_format(ds))[0], words(9))
+
+
 def test_an_overlay_in_the_unused_bits_is_no_contradiction(tmp_path: Path) -> None:
     expected = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
     ds = compressed(dx(), codes.JPEG_LS, imagecodecs.jpegls_encode(words(12) | np.uint16(0x8000)))
