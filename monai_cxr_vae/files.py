@@ -279,12 +279,11 @@ def walk(root: str | os.PathLike, without: Iterable[str | os.PathLike] = ()) -> 
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as found:
-                names = sorted(os.fsencode(item.name) for item in found)
+                paths = [item.path for item in found]
         except OSError:
             entries.append(Entry(folder, None, listed=False))
             continue
-        for name in names:
-            path = f"{folder.rstrip('/')}/{os.fsdecode(name)}"
+        for path in paths:
             try:
                 link = stat.S_ISLNK(os.lstat(path).st_mode)
             except OSError:

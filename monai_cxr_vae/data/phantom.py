@@ -175,7 +175,7 @@ def _dataset(phantom: Phantom, seed: int, index: int) -> FileDataset:
     ds.Modality, ds.PresentationIntentType = "DX", "FOR PRESENTATION"
     ds.Manufacturer, ds.ManufacturerModelName = "monai_cxr_vae", "phantom"
     ds.BodyPartExamined, ds.ViewPosition, ds.ImageLaterality = "CHEST", phantom.view, "U"
-    ds.AnatomicRegionSequence = [_code("43799004", "Chest")]
+    ds.AnatomicRegionSequence = [_code("816094009", "Chest")]
     view = {"PA": ("272479007", "postero-anterior"), "AP": ("399348003", "antero-posterior")}[phantom.view]
     ds.ViewCodeSequence = [_code(*view)]
     ds.ViewCodeSequence[0].ViewModifierCodeSequence = []

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 
 from monai_cxr_vae.dicom.attributes import GREY, integer, photometric
+from monai_cxr_vae.dicom.encode import encode_elements, encode_file
 from monai_cxr_vae.dicom.entropy import is_whole
 from monai_cxr_vae.dicom.files import DEFLATED, encoding
 from monai_cxr_vae.errors import (
@@ -30,7 +32,7 @@ MAX_PIXELS = 64 * 10**6
 # A lossy codec may swing beyond the range of the samples by this part of it; what goes further was never in it.
 OVERSHOOT = 1 / 8
 
-_SECONDARY_CAPTURE = b"1.2.840.10008.5.1.4.1.1.7"
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 203))
 # JPEG and JPEG-LS, JPEG 2000 bare and in its file format
@@ -430,30 +432,36 @@ def _itk(frame: bytes, form: PixelFormat) -> np.ndarray:
 
 def _write_minimal(folder: Path, frame: bytes, form: PixelFormat) -> Path:
     """A DICOM file around one codestream for libraries that read only files; nothing of the source but its pixels."""
-
-    def element(group: int, number: int, vr: bytes, value: bytes | int) -> bytes:
-        if isinstance(value, int):
-            value = struct.pack("<H", value)
-        value += (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
-        length = struct.pack("<HL", 0, len(value)) if vr == b"OB" else struct.pack("<H", len(value))
-        return struct.pack("<HH", group, number) + vr + length + value
-
-    meta = element(2, 0x0001, b"OB", b"\0\1") + element(2, 0x0002, b"UI", _SECONDARY_CAPTURE)
-    meta += element(2, 0x0003, b"UI", b"2.25.1") + element(2, 0x0010, b"UI", (form.transfer_syntax or "").encode())
-    image = element(8, 0x0016, b"UI", _SECONDARY_CAPTURE) + element(8, 0x0018, b"UI", b"2.25.1")
-    image += element(8, 0x0060, b"CS", b"OT")
-    for number, value in ((0x02, 1), (0x04, b"MONOCHROME2"), (0x10, form.rows), (0x11, form.columns)):
-        image += element(0x28, number, b"US" if isinstance(value, int) else b"CS", value)
-    # All bits count as stored: ITK cuts off the others.
     bits = form.bits_allocated
-    for number, value in ((0x100, bits), (0x101, bits), (0x102, bits - 1)):
-        image += element(0x28, number, b"US", value)
-    image += element(0x28, 0x103, b"US", int(form.signed))
-    frame += b"\0" * (len(frame) % 2)
-    image += struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0)
-    image += struct.pack("<HHL", 0xFFFE, 0xE000, len(frame)) + frame + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    elements = encode_elements(
+        {
+            "SOPClassUID": _SECONDARY_CAPTURE,
+            "SOPInstanceUID": "2.25.1",
+            "Modality": "OT",
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": "MONOCHROME2",
+            "Rows": form.rows,
+            "Columns": form.columns,
+            # All bits count as stored: ITK cuts off the others.
+            "BitsAllocated": bits,
+            "BitsStored": bits,
+            "HighBit": bits - 1,
+            "PixelRepresentation": int(form.signed),
+        }
+    )
+    # Of undefined length, so that a delimiter ends it (PS3.5 A.4).
+    head, end = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    elements[0x7FE00010] = head + encapsulate([frame], has_bot=False) + end
     path = folder / "frame.dcm"
-    path.write_bytes(bytes(128) + b"DICM" + element(2, 0, b"UL", struct.pack("<L", len(meta))) + meta + image)
+    path.write_bytes(
+        encode_file(
+            elements,
+            sop_class_uid=_SECONDARY_CAPTURE,
+            sop_instance_uid="2.25.1",
+            implementation="2.25.1",
+            transfer_syntax=form.transfer_syntax or "",
+        )
+    )
     return path
 
 

@@ -20,7 +20,7 @@ _LONG_FORM = frozenset({"OB", "OW", "SQ", "UC", "UN", "UR", "UT"})
 
 
 def encode_elements(values: Mapping[str, Value]) -> dict[int, bytes]:
-    """Encode a data set given by keywords (PS3.5 section 7.1.2); the keys of the result are tags.
+    """Encode a data set given by keywords of one VR each (PS3.5 section 7.1.2); the keys of the result are tags.
 
     ``bytes`` are taken as they are; ``str`` is ASCII, ``int`` binary (US, UL) or decimal, ``None`` empty, a list of
     mappings a sequence and a list of strings a multiple value.
@@ -30,7 +30,7 @@ def encode_elements(values: Mapping[str, Value]) -> dict[int, bytes]:
         tag = tag_for_keyword(keyword)
         if tag is None:
             raise ValueError(f"{keyword} is no DICOM keyword")
-        encoded[tag] = encode_element(tag, dictionary_VR(tag).split(" ")[-1], value)  # "OB or OW" is OW
+        encoded[tag] = encode_element(tag, dictionary_VR(tag), value)
     return encoded
 
 
@@ -57,16 +57,24 @@ def encode_again(dataset: Dataset, tag: int) -> bytes:
 
 
 def encode_file(
-    elements: Mapping[int, bytes], *, sop_class_uid: str, sop_instance_uid: str, implementation: str
+    elements: Mapping[int, bytes],
+    *,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    implementation: str,
+    transfer_syntax: str = EXPLICIT_VR_LITTLE_ENDIAN,
 ) -> bytes:
-    """Return a file (PS3.10 section 7.1) of encoded elements, in the order of their tags."""
+    """Return a file (PS3.10 section 7.1) of encoded elements, in the order of their tags.
+
+    ``transfer_syntax`` may be any of Explicit VR Little Endian, those of compressed pixel data too.
+    """
     meta = b"".join(
         encode_elements(
             {
                 "FileMetaInformationVersion": b"\0\1",
                 "MediaStorageSOPClassUID": sop_class_uid,
                 "MediaStorageSOPInstanceUID": sop_instance_uid,
-                "TransferSyntaxUID": EXPLICIT_VR_LITTLE_ENDIAN,
+                "TransferSyntaxUID": transfer_syntax,
                 "ImplementationClassUID": implementation,
             }
         ).values()

@@ -127,7 +127,7 @@ def _lengths(codes: tuple[bytes, bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counts_lossless(stream: _Stream, pixels: np.ndarray) -> bool:
-    length, symbol = _lengths(stream.codes[stream.tables[0][1] & 15])
+    length, symbol = _lengths(stream.codes[stream.tables[0][1]])
     bits_of_category = np.zeros(17, np.int64)
     for category in range(17):
         found = np.flatnonzero((symbol == category) & (length > 0))

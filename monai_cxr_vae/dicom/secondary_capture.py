@@ -109,8 +109,8 @@ def grey_pixels(image: np.ndarray, bits_stored: int) -> tuple[np.ndarray, dict[s
     return np.rint(np.clip(image, 0, 1) * top).astype("<u2"), {
         "BitsStored": bits_stored,
         "HighBit": bits_stored - 1,
-        "WindowCenter": (top + 1) // 2,
-        "WindowWidth": top + 1,
+        "WindowCenter": 2 ** (bits_stored - 1),
+        "WindowWidth": 2**bits_stored,
     }
 
 
@@ -204,7 +204,7 @@ def _burned_in(source: Dataset, shown: Shown) -> dict[str, Value]:
 
 def _lossy_history(source: Dataset) -> dict[str, Value]:
     """Carry lossy compression on: a lossy past is for ever (PS3.3 C.7.6.1.1.5); one that is not told stays open."""
-    syntax = str(getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
+    syntax = getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID")
     said = terms(source, "LossyImageCompression")
     ratio = terms(source, "LossyImageCompressionRatio")
     method = terms(source, "LossyImageCompressionMethod")

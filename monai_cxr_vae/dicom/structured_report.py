@@ -127,7 +127,7 @@ def structured_report(
     for element in report:
         if element.VR == "SQ":
             elements[element.tag] = encode_again(report, element.tag)
-        elif element.keyword != "RelationshipType":
+        else:
             elements[element.tag] = encode_element(element.tag, element.VR, str(element.value))
     return derived_object(source, "scores", provenance, created, elements)
 
@@ -213,7 +213,7 @@ def _group(
         tracking_identifier=sr.TrackingIdentifier(uid=uid_from(*identity), identifier=f"{title} ({question})"),
         referenced_region=sr.ImageRegion(
             sr.GraphicTypeValues.POLYLINE,
-            np.concatenate([outline, outline[:1]]).astype(np.float32),
+            np.concatenate([outline, outline[:1]]),
             sr.SourceImageForRegion(film.sop_class_uid, film.sop_uid),
         ),
         finding_type=kind,
@@ -259,7 +259,7 @@ def _sites(place: Place | None) -> list | None:
     if place is None or place.side is None:
         return None
     side = codes.SCT.Left if place.side == "left" else codes.SCT.Right
-    return [sr.FindingSite(sr.CodedConcept("43799004", "SCT", "Chest"), laterality=side)]
+    return [sr.FindingSite(sr.CodedConcept("816094009", "SCT", "Chest"), laterality=side)]
 
 
 def _algorithm(provenance: Provenance) -> AlgorithmIdentification:

@@ -54,6 +54,7 @@ JPEG = imagecodecs.jpeg8_encode(RGB, level=95)
     ("ds", "tolerance"),
     [
         (capture(RGB), 0),
+        (capture(RGB, PlanarConfiguration=None), 0),
         (capture(planes(RGB), PlanarConfiguration=1), 0),
         (capture(NEUTRAL, "YBR_FULL"), 0),
         (compressed(capture(RGB), codes.RLE, rle(RGB)), 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import subprocess
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from monai_cxr_vae.dicom import decode as decoding
-from monai_cxr_vae.dicom.decode import DECODERS, PixelFormat, decode, pixel_format, stored_values
+from monai_cxr_vae.dicom.decode import DECODERS, PixelFormat, check_pixels, decode, pixel_format, stored_values
 from monai_cxr_vae.dicom.files import open_dataset
 from monai_cxr_vae.errors import (
     ColourImage,
     CorruptFile,
+    DicomDirectory,
     FilmError,
     MultiFrame,
     NoPixels,
@@ -222,6 +224,13 @@ def test_a_stream_of_other_samples_than_the_header_says_is_refused(syntax: str, 
         read_radiograph(save(compressed(dx(), syntax, frame), tmp_path / "film.dcm"))
 
 
+def test_a_lossless_stream_of_few_bits_but_more_than_a_byte_is_read(tmp_path: Path) -> None:
+    """Its encoder has looked for the largest value."""
+    frame = imagecodecs.jpeg8_encode(words(9), lossless=True, bitspersample=9)
+    ds = open_dataset(save(compressed(dx(), codes.JPEG_LOSSLESS_SV1, frame), tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(decode(ds, pixel_format(ds))[0], words(9))
+
+
 def test_an_overlay_in_the_unused_bits_is_no_contradiction(tmp_path: Path) -> None:
     expected = read_radiograph(save(dx(), tmp_path / "plain.dcm")).pixels
     ds = compressed(dx(), codes.JPEG_LS, imagecodecs.jpegls_encode(words(12) | np.uint16(0x8000)))
@@ -237,7 +246,11 @@ def test_more_frames_than_the_header_says_are_refused(tmp_path: Path) -> None:
     packed.PixelData = encapsulate(streams)
     table = compressed(dx(), codes.RLE, rle(words(12)))
     table.PixelData = encapsulate([rle(words(12))] * 2)
-    for film in (ds, packed, table):
+    bare = compressed(dx(), codes.JPEG_LS, streams[0])
+    bare.PixelData = encapsulate(streams, has_bot=False)
+    dot = dx(np.array([[7]]))
+    dot.PixelData = dot.PixelData * 2
+    for film in (ds, packed, table, bare, dot):
         with pytest.raises(CorruptFile, match="more frames"):
             read_radiograph(save(film, tmp_path / "film.dcm"))
     padded = dx()
@@ -401,6 +414,204 @@ def test_headers_that_cannot_be_read(attributes: dict, error: type[FilmError], t
     assert type(caught.value) is error
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"HighBit": None}, {}),
+        ({"PixelRepresentation": None}, {}),
+        ({"SamplesPerPixel": None}, {}),
+        ({"NumberOfFrames": 1}, {}),
+        ({"PixelRepresentation": 1}, {"signed": True}),
+        ({"BitsStored": 1}, {"bits_stored": 1, "high_bit": 0}),
+        ({"BitsStored": 16}, {"bits_stored": 16, "high_bit": 15}),
+        ({"HighBit": 15}, {"high_bit": 15}),
+        ({"BitsAllocated": 8, "BitsStored": 8}, {"bits_allocated": 8, "bits_stored": 8, "high_bit": 7}),
+        ({"Rows": 1, "Columns": 1}, {"rows": 1, "columns": 1}),
+        ({"Rows": 8000, "Columns": 8000}, {"rows": 8000, "columns": 8000}),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, {"photometric": "RGB", "samples": 3}),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, {"photometric": "PALETTE COLOR"}),
+    ],
+)
+def test_the_format_is_what_the_header_says(attributes: dict, expected: dict) -> None:
+    ds = dx()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+        if value is None:
+            delattr(ds, keyword)
+    if "BitsStored" in attributes:
+        ds.HighBit = ds.BitsStored - 1
+    plain = PixelFormat(60, 50, 16, 12, 11, False, "MONOCHROME2", codes.EXPLICIT)
+    assert pixel_format(ds) == dataclasses.replace(plain, **expected)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"Rows": 8001, "Columns": 8000}, TooLarge),
+        ({"Columns": 0}, CorruptFile),
+        ({"PixelRepresentation": 2}, CorruptFile),
+        ({"NumberOfFrames": 2}, MultiFrame),
+        ({"PhotometricInterpretation": "", "SamplesPerPixel": 3}, ColourImage),
+        ({"PhotometricInterpretation": "HSV", "SamplesPerPixel": 3}, ColourImage),
+        ({"PhotometricInterpretation": "XYB", "SamplesPerPixel": 3}, ColourImage),
+        ({"PhotometricInterpretation": "CMYK", "SamplesPerPixel": 4}, ColourImage),
+        ({"PhotometricInterpretation": "ARGB", "SamplesPerPixel": 3}, ColourImage),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "BitsAllocated": 32}, ColourImage),
+        ({"BitsAllocated": 32}, UnsupportedSyntax),
+    ],
+)
+def test_formats_that_are_not_read(attributes: dict, error: type[FilmError]) -> None:
+    ds = dx()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    with pytest.raises(error) as caught:
+        pixel_format(ds)
+    assert type(caught.value) is error
+    assert error is not TooLarge or str(caught.value) == "the image claims more than 64 million pixels"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "error"),
+    [
+        ("DirectoryRecordSequence", [], DicomDirectory),
+        ("FloatPixelData", b"\0" * 4, UnsupportedSyntax),
+        ("DoubleFloatPixelData", b"\0" * 8, UnsupportedSyntax),
+        ("PixelData", b"", NoPixels),
+        ("PatientID", "1", NoPixels),
+    ],
+)
+def test_what_holds_no_pixels_of_whole_numbers(keyword: str, value: object, error: type[FilmError]) -> None:
+    check_pixels(dx())
+    ds = Dataset()
+    setattr(ds, keyword, value)
+    with pytest.raises(error):
+        check_pixels(ds)
+
+
+def test_an_offset_table_of_one_frame_is_one_of_one_frame(tmp_path: Path) -> None:
+    for has_bot in (False, True):
+        ds = compressed(dx(), codes.JPEG_LS, bytes(2))
+        ds.PixelData = encapsulate([imagecodecs.jpegls_encode(words(12))], has_bot=has_bot)
+        assert struct.unpack_from("<L", ds.PixelData, 4) == (4 * has_bot,)
+        ds = open_dataset(save(ds, tmp_path / "film.dcm"))
+        np.testing.assert_array_equal(decode(ds, pixel_format(ds))[0], words(12))
+
+
+def test_compressed_pixels_of_no_known_syntax_are_refused() -> None:
+    ds = compressed(dx(), codes.JPEG_LS, imagecodecs.jpegls_encode(words(12)))
+    with pytest.raises(UnsupportedSyntax, match="nothing says how"):
+        decode(ds, dataclasses.replace(pixel_format(ds), transfer_syntax=None))
+    native = dx()
+    pixels, by = decode(native, dataclasses.replace(pixel_format(native), transfer_syntax=None))
+    np.testing.assert_array_equal(pixels, words(12))
+    assert by == "numpy"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 5), (60, 50)])
+@pytest.mark.parametrize("syntax", [codes.EXPLICIT, codes.IMPLICIT, codes.BIG_ENDIAN])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_native_pixels_of_every_size_and_order(bits: int, syntax: str, shape: tuple, tmp_path: Path) -> None:
+    """An odd number of bytes has one more (PS3.5 8.1.1), and words of big endian hold two turned round (8.2)."""
+    stored = gradient(*shape, bits=bits) if shape > (1, 1) else np.array([[200]])
+    ds = open_dataset(save(dx(stored, BitsAllocated=bits, BitsStored=bits), tmp_path / "film.dcm", syntax))
+    np.testing.assert_array_equal(decode(ds, pixel_format(ds))[0], stored)
+
+
+@pytest.mark.parametrize(
+    ("group", "element", "read"),
+    [
+        (0x6000, 0x0102, True),
+        (0x6002, 0x0102, True),
+        (0x601E, 0x0102, True),
+        (0x6020, 0x0102, False),
+        (0x5FFE, 0x0102, False),
+        (0x6000, 0x0103, False),
+        (0x6000, 0x3000, False),
+    ],
+)
+def test_only_an_overlay_without_data_of_its_own_lies_in_the_unused_bits(
+    group: int, element: int, read: bool, tmp_path: Path
+) -> None:
+    """PS3.3 C.9.2 of 2004: groups 6000 to 601E; the element of another number makes none."""
+    ds = compressed(dx(), codes.JPEG_LS, imagecodecs.jpegls_encode(words(12) | np.uint16(0x8000)))
+    if element == 0x3000:
+        ds.add_new((group, 0x0102), "US", 15)
+    ds.add_new((group, element), "OW" if element == 0x3000 else "US", b"\0\0" if element == 0x3000 else 15)
+    path = save(ds, tmp_path / "film.dcm")
+    if read:
+        assert read_radiograph(path).rows == 60
+    else:
+        with pytest.raises(CorruptFile, match="bits"):
+            read_radiograph(path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "signed", "lossy", "read"),
+    [
+        (0, 1023, False, False, True),
+        (0, 1024, False, False, False),
+        (0, 1023 + 127, False, True, True),
+        (0, 1023 + 128, False, True, False),
+        (-512, 511, True, False, True),
+        (-513, 511, True, False, False),
+        (-512, 512, True, False, False),
+        (-512 - 127, 511 + 127, True, True, True),
+        (-512 - 128, 511, True, True, False),
+        (-1, 511 + 128, True, True, False),
+        (0, 511, True, False, True),
+    ],
+)
+def test_values_beyond_the_samples(low: int, high: int, signed: bool, lossy: bool, read: bool) -> None:
+    """Ten bits; an eighth of their range is 127.9."""
+    syntax = codes.J2K if lossy else codes.J2K_LOSSLESS
+    form = PixelFormat(1, 4, 16, 10, 9, signed, "MONOCHROME2", syntax)
+    pixels = np.array([[low, high, 0, 1]], np.int16)
+    if read:
+        limits = (-512, 511) if signed else (0, 1023)
+        np.testing.assert_array_equal(decoding._within_samples(pixels, form), np.clip(pixels, *limits))
+    else:
+        with pytest.raises(CorruptFile, match="bits stored and sign"):
+            decoding._within_samples(pixels, form)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_twos_complement_in_a_stream_without_a_sign(kind: type) -> None:
+    """Cut to the sample's ten bits, or drawn out to the word's sixteen; what is neither is refused."""
+    form = PixelFormat(1, 4, 16, 10, 9, True, "MONOCHROME2", codes.J2K_LOSSLESS)
+    stored = np.array([[-512, -1, 0, 511]])
+    for bits in (10, 16):
+        found = decoding._within_samples((stored & ((1 << bits) - 1)).astype(kind), form)
+        np.testing.assert_array_equal(stored_values(found.astype(np.uint16), 10, 9, True), stored)
+    with pytest.raises(CorruptFile, match="bits stored and sign"):
+        decoding._within_samples(np.array([[0, 1024, 0, 0]]).astype(kind), form)
+
+
+def test_fill_bytes_before_a_marker_and_a_picture_off_the_origin(tmp_path: Path) -> None:
+    """T.81 B.1.1.2; T.800 A.5.1: the size is that of the grid without its offset."""
+    frame = imagecodecs.jpeg8_encode(words(8))
+    filled = frame[:2] + b"\xff\xff" + frame[2:]
+    ds = compressed(dx(gradient(bits=8), BitsAllocated=8, BitsStored=8), codes.JPEG_BASELINE, filled)
+    ds = open_dataset(save(ds, tmp_path / "film.dcm"))
+    np.testing.assert_array_equal(decode(ds, pixel_format(ds))[0], imagecodecs.jpeg8_decode(frame))
+    shifted = bytearray(j2k(words(16)))
+    at = shifted.index(b"\xff\x51") + 6
+    for place, size in enumerate((50, 60, 0, 0, 50, 60, 0, 0)):
+        assert struct.unpack_from(">L", shifted, at + 4 * place) == (size,)
+    struct.pack_into(">8L", shifted, at, 50 + 64, 60 + 32, 64, 32, 50, 60, 64, 32)
+    assert decoding._jpeg2000_size(bytes(shifted)) == (60, 50, 1, 16, False)
+    assert imagecodecs.jpeg2k_decode(bytes(shifted)).shape == (60, 50)
+
+
+@pytest.mark.parametrize("marker", [0xC2, 0xC5, 0xC6, 0xC9, 0xCA, 0xCD, 0xCE])
+def test_the_size_is_found_in_a_frame_of_any_process(marker: int) -> None:
+    """T.81 table B.1: these are made of discrete cosines; C3, C7, CB, CF and JPEG-LS (F7) are not."""
+    table = b"\xff\xc4\0\3\0" + b"\xff\xc8\0\3\0" + b"\xff\xcc\0\3\0"
+    for one, cosines in ((marker, True), (0xC0, True), (0xC3, False), (0xC7, False), (0xCB, False), (0xF7, False)):
+        frame = b"\xff\xd8" + table + bytes([0xFF, one]) + struct.pack(">HBHHB", 11, 12, 60, 50, 1)
+        assert decoding._jpeg_size(frame) == (60, 50, 1, 12, cosines)
+    assert not decoding._jpeg_size(frame.replace(b"\xff\xf7", b"\xff\xcf"))[-1]
+
+
 def test_one_frame_is_not_several(tmp_path: Path) -> None:
     assert read_radiograph(save(dx(NumberOfFrames=1), tmp_path / "film.dcm")).rows == 60
 
@@ -436,7 +647,3 @@ def test_stored_values(bits: int, high: int, signed: bool) -> None:
     set_pixels(ds, stored, dirt=0xFFFF)
     raw = np.frombuffer(ds.PixelData, "<u2").reshape(stored.shape)
     np.testing.assert_array_equal(stored_values(raw, bits, high, signed), stored)
-
-
-def test_the_format_is_what_the_header_says() -> None:
-    assert pixel_format(dx()) == PixelFormat(60, 50, 16, 12, 11, False, "MONOCHROME2", codes.EXPLICIT)

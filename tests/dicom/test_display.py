@@ -643,10 +643,12 @@ def test_padding_that_makes_no_sense_is_film(damaged: str, tmp_path: Path) -> No
     assert film.warnings == ("padding_invalid",)
 
 
-def test_padding_may_arrive_as_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("syntax", "word"), [(EXPLICIT, b"\xff\x0f"), (BIG_ENDIAN, b"\x0f\xff")])
+def test_padding_may_arrive_as_bytes(syntax: str, word: bytes, tmp_path: Path) -> None:
+    """In the order of bytes that the file has (PS3.5 7.3)."""
     ds = dx()
-    ds.add_new("PixelPaddingValue", "OW", b"\xff\x0f")
-    film = read_radiograph(save(ds, tmp_path / "film.dcm"))
+    ds.add_new("PixelPaddingValue", "OW", word)
+    film = read_radiograph(save(ds, tmp_path / "film.dcm", syntax))
     np.testing.assert_array_equal(film.pixels == 0, (gradient() == 4095) | (gradient() == 0))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
 from pathlib import Path
 
 import imagecodecs
@@ -58,8 +60,8 @@ def test_what_is_whole_is_whole(name: str, fill: bytes) -> None:
 @pytest.mark.parametrize("name", [name for name in SOUND if "progressive" not in name])
 def test_what_is_cut_is_not(name: str) -> None:
     data = SOUND[name]
-    for share in (0.5, 0.7, 0.9, 0.99):
-        cut = data[: int(len(data) * share)].rstrip(b"\xff") + b"\xff\xd9"
+    for share, fill in ((0.5, b""), (0.7, b"\0"), (0.9, b""), (0.99, b"\0")):
+        cut = data[: int(len(data) * share)].rstrip(b"\xff") + fill + b"\xff\xd9"
         assert not is_whole(cut, imagecodecs.jpeg8_decode(cut))
 
 
@@ -81,6 +83,133 @@ def test_what_the_codes_tell_of_one_changed_byte_is_told(name: str) -> None:
         assert whole == followed or ("lossless" in name and followed)
         noticed += not whole
     assert noticed > 2
+
+
+def segments(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """The segments of a JPEG, by marker, to the start of its scan; and all that follows."""
+    found, position = [], 2
+    while not found or found[-1][0] != 0xDA:
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        found.append((data[position + 1], data[position + 4 : position + 2 + length]))
+        position += 2 + length
+    return found, data[position:]
+
+
+def joined(parts: list[tuple[int, bytes]], scan: bytes, fill: bytes = b"") -> bytes:
+    """A JPEG of :func:`segments`."""
+    heads = [fill + bytes([0xFF, marker]) + struct.pack(">H", len(part) + 2) + part for marker, part in parts]
+    return b"\xff\xd8" + b"".join(heads) + scan
+
+
+def check(data: bytes, expected: np.ndarray | None = None) -> None:
+    """Another decoder reads it, and it is whole, but neither with something missing nor with something added."""
+    pixels = imagecodecs.jpeg8_decode(data)
+    if expected is not None:
+        np.testing.assert_array_equal(pixels, expected)
+    assert is_whole(data, pixels)
+    for damaged in (data[: len(data) * 9 // 10].rstrip(b"\xff") + data[-2:], data[:-2] + b"\x55" * 9 + data[-2:]):
+        assert not is_whole(damaged, pixels)
+
+
+@pytest.mark.parametrize("name", ["baseline 75", "colour 2", "lossless 12 by 1"])
+def test_tables_may_share_a_segment_and_markers_may_follow_fill_bytes(name: str) -> None:
+    """T.81 B.2.4.2 and B.1.1.2."""
+    parts, scan = segments(SOUND[name])
+    tables = b"".join(part for marker, part in parts if marker == 0xC4)
+    others = [(marker, part) for marker, part in parts if marker != 0xC4]
+    expected = imagecodecs.jpeg8_decode(SOUND[name])
+    check(joined([*others[:-1], (0xC4, tables), others[-1]], scan), expected)
+    for fill in (b"\xff", b"\xff\xff"):
+        check(joined(parts, scan, fill), expected)
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+def test_a_point_transform_of_a_lossless_picture(shift: int) -> None:
+    """T.81 H.1.2.1: it shortens the samples before they are predicted, so that the codes are those of short ones."""
+    image = noisy(12)
+    parts, scan = segments(imagecodecs.jpeg8_encode(image >> shift, lossless=True, bitspersample=12 - shift))
+    (frame,) = [part for marker, part in parts if marker == 0xC3]
+    changed = {0xC3: bytes([12]) + frame[1:], 0xDA: parts[-1][1][:-1] + bytes([shift])}
+    check(joined([(marker, changed.get(marker, part)) for marker, part in parts], scan), image >> shift << shift)
+
+
+@pytest.mark.parametrize("predictor", range(1, 8))
+def test_restart_intervals_of_a_lossless_picture(predictor: int) -> None:
+    """T.81 H.1.2.1: each begins as a picture does, so that those of equal parts have equal codes."""
+    image = noisy(12)[:9]
+    encoded = imagecodecs.jpeg8_encode(image, lossless=True, bitspersample=12, predictor=predictor)
+    parts, scan = segments(encoded)
+    (frame,) = [part for marker, part in parts if marker == 0xC3]
+    frame = frame[:1] + struct.pack(">H", 27) + frame[3:]
+    parts = [(0xDD, struct.pack(">H", image.size)), *((m, frame if m == 0xC3 else part) for m, part in parts)]
+    expected = np.concatenate([image] * 3)
+    intervals = [scan[:-2] + bytes([0xFF, 0xD0]), scan[:-2] + bytes([0xFF, 0xD1]), scan]
+    check(joined(parts, b"".join(intervals)), expected)
+    for wrong in (intervals[1:], [*intervals[:2], *intervals], [b"\xff\xd0", *intervals[1:]]):
+        assert not is_whole(joined(parts, b"".join(wrong)), expected)
+
+
+def test_the_largest_step_between_samples_and_many_rows() -> None:
+    """T.81 H.1.2.2: the difference of 32768 has a category of its own, without more bits."""
+    steps = np.tile(np.array([[0, 32768], [32768, 0]], np.uint16), (20, 25))
+    check(imagecodecs.jpeg8_encode(steps, lossless=True, bitspersample=16), steps)
+    high = np.tile(noisy(8)[:, :9], (3, 1))
+    check(imagecodecs.jpeg8_encode(high, lossless=True, bitspersample=8), high)
+
+
+def test_codes_of_one_bit() -> None:
+    flat = np.full((64, 640), 77, np.uint8)
+    check(picture(flat, optimize=True))
+    check(imagecodecs.jpeg8_encode(flat, lossless=True, bitspersample=8), flat)
+
+
+def test_less_than_a_byte_of_ones_fills_up_the_last_one() -> None:
+    """T.81 F.1.2.3, over pictures that end at all places of a byte."""
+    random = np.random.default_rng(3)
+    for _ in range(40):
+        data = imagecodecs.jpeg8_encode(random.integers(0, 256, (8, 8), dtype=np.uint8), level=50)
+        pixels = imagecodecs.jpeg8_decode(data)
+        assert is_whole(data, pixels)
+        assert not is_whole(data[:-2] + b"\xff\0" + data[-2:], pixels)
+
+
+@pytest.mark.parametrize(("last", "whole"), [("001", True), ("11001", False), ("111001", False)])
+def test_a_run_of_zeros_that_leaves_the_block_is_damage(last: str, whole: bool) -> None:
+    """T.81 F.1.2.2 and table K.5: 62 coefficients of one bit without a zero before them, then one after 0, 1 or 2."""
+    parts, _ = segments(imagecodecs.jpeg8_encode(noisy(8)[:8, :8]))
+    bits = "00" + 62 * "001" + last
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    frame = joined(parts, data + b"\xff\xd9")
+    assert is_whole(frame, imagecodecs.jpeg8_decode(frame)) == follow(frame) == whole
+
+
+@pytest.mark.parametrize("name", ["restarts", "restarts in colour", "a restart at each block"])
+def test_a_restart_interval_that_is_missing_empty_or_too_many_is_damage(name: str) -> None:
+    data = picture(noisy(8)[:40, :40], restart_marker_blocks=1) if name not in SOUND else SOUND[name]
+    pixels = imagecodecs.jpeg8_decode(data)
+    assert is_whole(data, pixels)
+    parts, scan = segments(data)
+    intervals = re.split(rb"(?<=\xff[\xd0-\xd7])", scan)
+    for wrong in (intervals[1:], [*intervals[:3], *intervals], [b"\xff\xd0", *intervals[1:]]):
+        assert not is_whole(joined(parts, b"".join(wrong)), pixels)
+
+
+@pytest.mark.parametrize("name", ["baseline 75", "lossless 12 by 1"])
+def test_segments_that_do_not_hold_what_they_announce_are_damage(name: str) -> None:
+    parts, scan = segments(SOUND[name])
+    pixels = imagecodecs.jpeg8_decode(SOUND[name])
+    short = [(marker, part[:-3] if marker == 0xC4 else part) for marker, part in parts]
+    assert not is_whole(joined(short, scan), pixels)
+    assert not is_whole(SOUND[name][:40], pixels)
+    assert not is_whole(SOUND[name][:2] + b"\0" + SOUND[name][2:], pixels)
+
+
+def test_of_codes_that_are_taken_for_granted_nothing_is_known() -> None:
+    """An abbreviated format (T.81 B.5) has its tables elsewhere."""
+    parts, scan = segments(SOUND["baseline 75"])
+    pixels = imagecodecs.jpeg8_decode(SOUND["baseline 75"])
+    assert is_whole(joined([(marker, part) for marker, part in parts if marker != 0xC4], scan[:99] + scan[-2:]), pixels)
 
 
 def follow(data: bytes) -> bool:

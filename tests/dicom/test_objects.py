@@ -110,6 +110,17 @@ def test_a_copied_sequence_leaves_its_private_elements_behind():
     assert len(source.OtherPatientIDsSequence[0]) == 4
 
 
+@pytest.mark.parametrize("variant", ["japanese", "cr_mono1"])
+def test_a_copied_sequence_keeps_its_characters(variant):
+    source = header(variant)
+    item = Dataset()
+    item.PatientID = str(source.PatientName).split("=")[-1][:10]
+    assert not item.PatientID.isascii()
+    source.OtherPatientIDsSequence = [item]
+    (copied,) = read(secondary_capture(source, IMAGE, PROVENANCE, CREATED)).OtherPatientIDsSequence
+    assert copied.PatientID == item.PatientID
+
+
 @pytest.mark.parametrize(
     ("keyword", "value", "written"),
     [("InstanceNumber", "20240101123456", 1), ("PatientOrientation", ["Ä", "F"], None)],

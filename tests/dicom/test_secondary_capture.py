@@ -34,17 +34,20 @@ def test_object_says_what_it_is():
     assert not is_own_output(header("cr_mono1"))
 
 
-@pytest.mark.parametrize("bits", [12, 16])
-def test_pixels_are_the_image(bits):
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize(("options", "bits"), [({}, 12), ({"bits_stored": 12}, 12), ({"bits_stored": 16}, 16)])
+def test_pixels_are_the_image(options, bits, kind):
     """MONOCHROME2 whatever the source was; the window shows black as 0 and the top value as white."""
-    ds = read(secondary_capture(header("cr_mono1"), IMAGE, PROVENANCE, CREATED, bits_stored=bits))
+    image = IMAGE.astype(kind)
+    ds = read(secondary_capture(header("cr_mono1"), image, PROVENANCE, CREATED, **options))
     top = 2**bits - 1
     assert ds.PhotometricInterpretation == "MONOCHROME2"
     assert ds.PresentationLUTShape == "IDENTITY"
     assert (ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation) == (16, bits, bits - 1, 0)
+    assert ds["PixelData"].VR == "OW"  # PS3.5 A.2
     assert ds.pixel_array.max() == top
     assert ds.pixel_array.min() == 0
-    np.testing.assert_allclose(ds.pixel_array / top, np.clip(IMAGE, 0, 1), atol=0.51 / top)
+    np.testing.assert_allclose(ds.pixel_array / top, np.clip(image.astype(float), 0, 1), atol=0.51 / top)
     low = ds.WindowCenter - 0.5 - (ds.WindowWidth - 1) / 2  # PS3.3 C.11.2.1.2.1
     assert (low, low + ds.WindowWidth - 1) == (0, top)
 
@@ -53,6 +56,7 @@ def test_pixels_are_the_image(bits):
 def test_overlay_is_the_picture_and_says_what_its_colours_mean(shown):
     ds = read(coloured_capture(header("cr_mono1"), PICTURE, shown, PROVENANCE, CREATED))
     assert (ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.PlanarConfiguration) == ("RGB", 3, 0)
+    assert ds["PixelData"].VR == "OB"
     np.testing.assert_array_equal(ds.pixel_array, PICTURE)
     assert shown in ds.SeriesDescription
     assert {"heat map": "unusual", "residual": "difference"}[shown] in ds.DerivationDescription

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 
 import highdicom
 import numpy as np
 import pydicom
 import pytest
+from pydicom.sr.codedict import codes
 
-from monai_cxr_vae.dicom.objects import MODEL_NAME, Provenance, is_own_output
+from monai_cxr_vae.dicom.objects import MANUFACTURER, MODEL_NAME, Provenance, is_own_output
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import SCHEME, Place, structured_report, written_number
 from monai_cxr_vae.errors import BadUID, CorruptFile
 from monai_cxr_vae.scores import ASPECTS
+from monai_cxr_vae.scores import SCORES as SCORE_TABLE
 from tests.dicom.sources import VARIANTS, film, header
 from tests.dicom.test_objects import CREATED, IDENTITY, IMAGE, PICTURE
 
+CONFORMANCE = Path(__file__).parents[2] / "docs" / "reference" / "dicom.md"
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 SCORES = {
     "quality": 1.25,
@@ -101,6 +105,7 @@ def test_without_places_the_numbers_stand_within_the_film():
         (12345.6, "12346"),
         (0.05, "0.05"),
         (0.000041, "0.000041"),
+        (1.26e-12, "0.000000000001"),
         (-0.5, "-0.5"),
     ],
 )
@@ -163,6 +168,95 @@ def test_report_names_the_algorithm():
         texts = [item.value for item in group[0].ContentSequence if item.ValueType == "TEXT"]
         assert f"weights SHA-256 {'a' * 64}" in texts
         assert f"settings SHA-256 {'b' * 64}" in texts
+
+
+def said(item, code):
+    """What the children of a content item with this concept say, as text or as (code, scheme, meaning)."""
+    found = [child for child in item.ContentSequence if child.ConceptNameCodeSequence[0].CodeValue == code]
+    return [of(child.ConceptCodeSequence[0]) if "ConceptCodeSequence" in child else text_of(child) for child in found]
+
+
+def of(concept):
+    return concept.get("CodeValue") or concept.LongCodeValue, concept.CodingSchemeDesignator, concept.CodeMeaning
+
+
+def text_of(item):
+    value = item.get("TextValue") or item.get("UID")
+    return value if isinstance(value, str) else "".join(value)
+
+
+def test_report_says_who_observed_what_and_in_whose_words():
+    """PS3.16 TID 1004 and 1500; PS3.3 C.17.2 (the coding scheme) and C.18.8 (the continuity)."""
+    ds = read(structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED, PLACES))
+    assert said(ds, "121005") == [("121007", "DCM", "Device")]
+    assert said(ds, "121012") == [ds.DeviceUID]
+    assert [said(ds, code) for code in ("121013", "121014", "121015")] == [[MANUFACTURER]] * 2 + [[MODEL_NAME]]
+    assert said(ds, "121058") == [("399208008", "SCT", "Plain X-ray of chest")]
+    assert ds.PreliminaryFlag == "PRELIMINARY"
+    (scheme,) = ds.CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == SCHEME
+    assert f"{SCHEME} (Coding Scheme UID {scheme.CodingSchemeUID})" in CONFORMANCE.read_text()  # the same for ever
+    assert MANUFACTURER in scheme.CodingSchemeName
+    assert "RelationshipType" not in ds
+    containers = [item for item in walk(ds) if item.ValueType == "CONTAINER"]
+    assert len(containers) > 4
+    assert {item.ContinuityOfContent for item in containers} == {"SEPARATE"}
+
+
+@pytest.mark.parametrize(
+    ("places", "titles"),
+    [
+        ([], ["No unusual place"]),
+        (PLACES, ["Unusual place 1, patient's right", "Unusual place 2"]),
+        ([dataclasses.replace(PLACES[1], side="left")], ["Unusual place 1, patient's left"]),
+    ],
+)
+def test_each_group_says_what_it_is_of(places: list, titles: list):
+    """PS3.16 TID 1410, 1419 and 4019."""
+    groups = groups_of(structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED, places))
+    uids = set()
+    for number, (group, title) in enumerate(zip(groups, ["Whole film", *titles], strict=True)):
+        (item,) = group
+        question, suffix = "anomaly" if number else "quality", "place" if number and places else "film"
+        assert said(item, "121071") == [(f"{question}_{suffix}", SCHEME, title)]
+        assert said(item, "112039") == [f"{title} ({question})"]
+        uids |= set(said(item, "112040"))
+        assert said(item, f"{question}_part") == [(part := SCORES[f"{question}_part"], SCHEME, ASPECTS.get(part, part))]
+        assert said(item, "122405") == [MANUFACTURER]
+        (family,) = said(item, "111000")
+        assert family[:2] == (codes.cid7162.ArtificialIntelligence.value, "DCM")
+        (comment,) = said(item, "121106")
+        assert comment.startswith(f"{question.capitalize()}: how {SCORE_TABLE[question].measures}. p is the share ")
+        assert ("a place has none of its own" in comment) == (suffix == "place")
+        assert comment.endswith(" Research use, not for diagnosis.")
+        site, side = codes.SCT.Chest, title.partition("patient's ")[2].capitalize()
+        sites = [(of(s.ConceptCodeSequence[0]), said_side(s)) for s in group.finding_sites]
+        assert sites == ([((site.value, "SCT", site.meaning), side)] if side else [])
+        units = {(m.name.value, *of(m.unit)) for m in group.get_measurements()}
+        own = {(f"{question}_peak", "{map}", "UCUM", "map")} if suffix == "place" else set()
+        assert units == own | {
+            (question, "{score}", "UCUM", "score"),
+            (f"{question}_p", "{p}", "UCUM", "p"),
+            (codes.DCM.PercentileRankingOfMeasurement.value, "%", "UCUM", "%"),
+        }
+        assert "films called normal that the scores were calibrated with" in {
+            text_of(child) for child in walk(item) if child.ValueType == "TEXT"
+        }
+    assert len(uids) == 1 + len(titles)
+
+
+def said_side(site):
+    return site.laterality.meaning
+
+
+def test_the_outlines_of_the_film_begin_where_a_viewer_has_room_for_the_numbers():
+    """OHIF writes them to the right of the first two points and below what is midway between them."""
+    whole, middle = groups_of(structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED))
+    clockwise = [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+    for group, margin, first in ((whole, 0.01, clockwise.index((0, 2))), (middle, 0.15, 0)):
+        share = np.array([margin, 0.5, 1 - margin])
+        order = [clockwise[(first + step) % 8] for step in range(9)]
+        np.testing.assert_allclose(group.roi.value, share[np.array(order)] * [50, 60], rtol=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
