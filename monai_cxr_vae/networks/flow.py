@@ -47,7 +47,7 @@ def random_times(n: int, device: torch.device | None = None) -> Tensor:
     return torch.sigmoid(_SPREAD_OF_TIMES * torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4))).clamp(max=_LATEST)
 
 
-def carry(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+def carry(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int, until: float = 1.0) -> Tensor:
     """Follow a flow from noise to latents, deterministic: Adams-Bashforth of second order.
 
     It needs one evaluation for each step, as Euler's method does, and a fraction of its steps.
@@ -56,14 +56,16 @@ def carry(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: in
         velocity: of ``x`` ``(N, ...)`` at times ``(N,)``.
         noise: standard normal, ``(N, ...)``.
         steps: evaluations, closer together at both ends.
+        until: below 1 the last step goes from there to the end at once, to the mean of what is likely: what is finer
+            than the noise that is left then, a flow that is not trained to its end draws as noise.
     """
-    even = torch.linspace(0, 1, steps + 1)
-    times = ((1 - torch.cos(math.pi * even)) / 2 + even) / 2
+    even = torch.linspace(0, 1, steps + 1 if until == 1 else steps)
+    times = [*(until * ((1 - torch.cos(math.pi * even)) / 2 + even) / 2).tolist(), 1.0][: steps + 1]
     x, before, last = noise, noise, 1.0
-    for k, (start, end) in enumerate(zip(times[:-1].tolist(), times[1:].tolist(), strict=True)):
+    for k, (start, end) in enumerate(pairwise(times)):
         step = end - start
         v = velocity(x, torch.full((len(x),), start, device=x.device))
-        x = x + step * (v + 0.5 * step / last * (v - before) if k else v)
+        x = x + step * (v + 0.5 * step / last * (v - before) if 0 < k and end <= until else v)
         before, last = v, step
     return x
 

@@ -20,19 +20,27 @@ def test_the_linear_velocity_is_the_best_guess_for_normal_latents():
         assert float(linear_velocity(torch.ones(1), torch.tensor([t]))) == pytest.approx(slope, abs=0.01)
 
 
-def test_a_flow_with_the_exact_velocity_of_a_gaussian_gives_that_gaussian():
-    """Latents N(m, s^2): the velocity is known in closed form."""
-    m, s = 2.0, 0.3
+def exact_velocity(m: float, s: float):
+    """Of latents N(m, s^2), in closed form."""
 
     def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         t = t[:, None]
         variance = (t * s) ** 2 + (1 - t) ** 2
         return m + (t * s**2 - (1 - t)) / variance * (x - t * m)
 
+    return velocity
+
+
+@pytest.mark.parametrize("until", [1.0, 0.9, 0.6])
+def test_a_flow_with_the_exact_velocity_of_a_gaussian_gives_that_gaussian(until):
+    """The exact map to a time is affine, and so is the mean of the latents given what is there."""
+    m, s = 2.0, 0.3
     noise = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)).double()
-    # the exact map is affine; the method's error falls with the square of the step
-    errors = [float((carry(velocity, noise, steps) - (m + s * noise)).abs().max()) for steps in (12, 24, 48)]
+    expected = m + until * s**2 / ((until * s) ** 2 + (1 - until) ** 2) ** 0.5 * noise
+    found = [carry(exact_velocity(m, s), noise, steps, until) for steps in (12, 24, 48)]
+    errors = [float((latents - expected).abs().max()) for latents in found]
     assert errors[2] < 0.02
+    # the method's error falls with the square of the step
     assert errors[0] / errors[2] > 8
 
 
