@@ -25,7 +25,6 @@ POSTERIOR_DEVIATION = 1 / 255 / 12**0.5
 # Johnson's S_U distribution, the normal of `_BEND * asinh(u / _TAIL)`, fits what the conditional normals leave: of the
 # details a quarter of its energy lies beyond five deviations, along edges and letters, where a flow cannot follow.
 _TAIL, _BEND = 1.2, 1.5
-_UNTIL = 0.9  # of the flows' time, see `carry`
 
 
 class HierarchicalVAE(AnyVAE):
@@ -211,7 +210,7 @@ class Level(nn.Module):
         known, values = fold**2 + 2, channels * fold**2
         self.means = _Convolutions(known, 2 * values, width)
         self.flow = GridFlow(values, known, flow_channels, attention, dropout)
-        self.steps = 12 if attention else 8
+        self.steps, self.until = (12, 0.9) if attention else (8, 1.0)  # of the flow's draws, see `carry`
 
     def condition(self, film: Tensor) -> Tensor:
         """What the networks see of a film ``(N, 1, g, g)`` in the latents' unit: itself, centred, and the places."""
@@ -242,7 +241,7 @@ class Level(nn.Module):
         """Latents ``(N, C, g, g)`` given a film ``(N, 1, g, g)``, from standard normal noise of the latents' shape."""
         condition, (mean, logvar) = self.condition(film), self.normal(film)
         folded = F.pixel_unshuffle(noise, self.fold)
-        carried = carry(lambda x, t: self.flow(x, condition, t), folded, self.steps, _UNTIL)
+        carried = carry(lambda x, t: self.flow(x, condition, t), folded, self.steps, self.until)
         bent = F.pixel_shuffle(carried, self.fold)
         return mean + torch.exp(0.5 * logvar) * _TAIL * torch.sinh(bent / _BEND)
 
