@@ -13,7 +13,6 @@ from pydicom.dataset import Dataset
 from monai_cxr_vae.dicom.attributes import integer, terms
 from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements
 from monai_cxr_vae.dicom.objects import (
-    KINDS,
     MANUFACTURER,
     DerivedObject,
     Provenance,
@@ -22,6 +21,7 @@ from monai_cxr_vae.dicom.objects import (
     film_reference,
 )
 from monai_cxr_vae.errors import CorruptFile
+from monai_cxr_vae.kinds import KINDS
 
 _CODE = re.compile("[A-Z0-9_ ]{0,16}")
 Shown = Literal["reconstruction", "heat map", "residual"]

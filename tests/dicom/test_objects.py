@@ -19,6 +19,7 @@ from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_ca
 from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.dicom.synthetic import SYNTHETIC_DATA
 from monai_cxr_vae.errors import BadUID, MalformedIdentity
+from monai_cxr_vae.kinds import KINDS, OBJECTS
 from tests.dicom.sources import VARIANTS, film, header, to_bytes
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
@@ -196,6 +197,10 @@ def test_a_retrained_model_is_another_device():
         return ds.DeviceUID
 
     assert device() == device(config_sha256="c" * 64) == device(version="1.2.4") != device(model_sha256="c" * 64)
+
+
+def test_every_name_of_an_object_has_a_kind_and_a_meaning():
+    assert {kind.name for kind in KINDS.values()} == set(OBJECTS)
 
 
 def test_own_is_what_is_derived_and_names_this_program():
