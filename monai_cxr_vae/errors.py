@@ -100,23 +100,6 @@ class WarningCode(_Told):
     )
 
 
-def reference() -> str:
-    """The page ``docs/reference/reasons.md``."""
-    lines = ["# Reasons and warnings", "", "Written by `python -m monai_cxr_vae.errors`; do not edit.", ""]
-    for title, words in (("Reasons", Reason), ("Warnings", WarningCode)):
-        lines += [
-            f"## {title}",
-            "",
-            (words.__doc__ or "").replace("``", "`"),
-            "",
-            "| code | meaning |",
-            "| --- | --- |",
-        ]
-        lines += [f"| `{word}{'*' * word.endswith('_')}` | {word.sentence} |" for word in words]
-        lines += [""]
-    return "\n".join(lines)
-
-
 class InputError(Exception):
     """Something the user gave cannot be used; the message is one line for a person and holds no patient data."""
 
@@ -312,7 +295,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
             and any(words in str(error) for words in ("can't allocate memory", "Insufficient memory"))
         )
     )
-
-
-if __name__ == "__main__":
-    print(reference(), end="")
