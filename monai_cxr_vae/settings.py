@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from monai_cxr_vae.errors import InputError, causes
-from monai_cxr_vae.files import option, runs_as_bundle
+from monai_cxr_vae.invocation import option, runs_as_bundle
 from monai_cxr_vae.kinds import OBJECTS
 
 _WORKED_OUT = ("$", "@", "%")  # what begins so, MONAI works out: expression, reference, macro
