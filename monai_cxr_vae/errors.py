@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 
-class _Told(StrEnum):
+class _Code(StrEnum):
     """A word of the manifest; ``sentence`` says what it means."""
 
     sentence: str
@@ -23,7 +23,7 @@ class _Told(StrEnum):
         return member
 
 
-class Reason(_Told):
+class Reason(_Code):
     """Why a file has no result: the manifest's column ``reason``."""
 
     NOT_A_FILE = "not_a_file", "A pipe, a device, a socket or a link to nowhere."
@@ -57,7 +57,7 @@ class Reason(_Told):
     INTERNAL = "internal", "A fault of this program; the warning says which exception and where."
 
 
-class WarningCode(_Told):
+class WarningCode(_Code):
     """What had to be assumed or worked around: the manifest's column ``warnings``."""
 
     VOI_MISSING = "voi_missing", "No window and no VOI LUT; see `voi` for what was shown."

@@ -298,13 +298,13 @@ def _series_name(source: Dataset, kind: Kind, film: FilmReference) -> tuple[int,
     """
     mark = int.from_bytes(hashlib.sha256(film.sop_uid.encode()).digest()[:4], "big") % 100_000
     series, image = (_number(source, f"{level}Number") for level in ("Series", "Instance"))
-    told = [f"series {series}"] * (series is not None) + [f"image {image}"] * (image is not None)
+    details = [f"series {series}"] * (series is not None) + [f"image {image}"] * (image is not None)
     view = radiograph_view(source)[0]
-    told += [view] * (view != "unknown")
+    details += [view] * (view != "unknown")
     name = f"{CAUTION}: {kind.title}, film {mark:05d}"
-    fuller = f"{CAUTION}: {kind.title}, {' '.join(told)}, film {mark:05d}"
+    fuller = f"{CAUTION}: {kind.title}, {' '.join(details)}, film {mark:05d}"
     number = 900_000_000 + (series or 0) % 100 * 1_000_000 + mark * 10 + kind.place
-    return number, fuller if told and len(fuller) <= _LONGEST_NAME else name
+    return number, fuller if details and len(fuller) <= _LONGEST_NAME else name
 
 
 def _number(source: Dataset, keyword: str) -> int | None:

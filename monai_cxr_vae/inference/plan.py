@@ -203,9 +203,9 @@ def alias_rows(leader: int, aliases: Iterable[int], rows: Rows) -> list[Row]:
     row = rows.get(leader)
     if row is None:
         return []
-    told = (leader, row["input_sha256"])
+    original = (leader, row["input_sha256"])
     return [
-        duplicate(index, *told)
+        duplicate(index, *original)
         for index in aliases
-        if (rows.get(index, {}).get("duplicate_of"), rows.get(index, {}).get("input_sha256")) != told
+        if (rows.get(index, {}).get("duplicate_of"), rows.get(index, {}).get("input_sha256")) != original
     ]
