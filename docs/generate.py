@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_cxr_vae import scores
 from monai_cxr_vae.cli import parser
+from monai_cxr_vae.errors import Reason, WarningCode
 from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.inference.rows import COLUMNS, OPTIONAL
 from monai_cxr_vae.settings import SETTINGS, Setting
@@ -65,6 +66,7 @@ def pages() -> dict[Path, str]:
         reference / "settings.md": settings_page(),
         reference / "columns.md": columns_page(),
         reference / "commands.md": commands_page(),
+        reference / "reasons.md": reasons_page(),
     }
 
 
@@ -130,6 +132,15 @@ def commands_page() -> str:
             lines += ["", f"Settings: {', '.join(f'`{setting}`' for setting in taken)}."]
         elif taken:
             lines += ["", "Settings: those of its config."]
+    return "\n".join(lines) + "\n"
+
+
+def reasons_page() -> str:
+    lines = ["# Reasons and warnings", "", NOTE.rstrip()]
+    for title, codes in (("Reasons", Reason), ("Warnings", WarningCode)):
+        rows = [(f"`{code}{'*' * code.endswith('_')}`", code.sentence) for code in codes]
+        about = (codes.__doc__ or "").replace("``", "`")
+        lines += ["", f"## {title}", "", about, "", *_table(("code", "meaning"), rows)]
     return "\n".join(lines) + "\n"
 
 

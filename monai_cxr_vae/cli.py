@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from monai_cxr_vae.errors import InputError, OutputError
 from monai_cxr_vae.files import bundle_root
+from monai_cxr_vae.kinds import OBJECTS
 from monai_cxr_vae.settings import (
     COUNT,
     NATURAL,
@@ -378,10 +379,10 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument(
         "--objects",
         nargs="+",
-        choices=("sc", "overlay", "sr"),
+        choices=tuple(OBJECTS),
         default=["sc", "sr"],
         metavar="KIND",
-        help="what to make of a film: sc overlay sr (default: sc sr)",
+        help=f"what to make of a film: {' '.join(OBJECTS)} (default: sc sr)",
     )
     serve.add_argument(
         "--keep", type=_days, default=7.0, metavar="DAYS", help="keep what is delivered so long (default: 7)"

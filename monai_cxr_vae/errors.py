@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 
-class _Told(StrEnum):
+class _Code(StrEnum):
     """A word of the manifest; ``sentence`` says what it means."""
 
     sentence: str
@@ -23,7 +23,7 @@ class _Told(StrEnum):
         return member
 
 
-class Reason(_Told):
+class Reason(_Code):
     """Why a file has no result: the manifest's column ``reason``."""
 
     NOT_A_FILE = "not_a_file", "A pipe, a device, a socket or a link to nowhere."
@@ -57,7 +57,7 @@ class Reason(_Told):
     INTERNAL = "internal", "A fault of this program; the warning says which exception and where."
 
 
-class WarningCode(_Told):
+class WarningCode(_Code):
     """What had to be assumed or worked around: the manifest's column ``warnings``."""
 
     VOI_MISSING = "voi_missing", "No window and no VOI LUT; see `voi` for what was shown."
@@ -98,23 +98,6 @@ class WarningCode(_Told):
         "Followed by an attribute: its value has no valid form that keeps who the patient is and which study this is, "
         "so no DICOM object was made. The film itself is sound.",
     )
-
-
-def reference() -> str:
-    """The page ``docs/reference/reasons.md``."""
-    lines = ["# Reasons and warnings", "", "Written by `python -m monai_cxr_vae.errors`; do not edit.", ""]
-    for title, words in (("Reasons", Reason), ("Warnings", WarningCode)):
-        lines += [
-            f"## {title}",
-            "",
-            (words.__doc__ or "").replace("``", "`"),
-            "",
-            "| code | meaning |",
-            "| --- | --- |",
-        ]
-        lines += [f"| `{word}{'*' * word.endswith('_')}` | {word.sentence} |" for word in words]
-        lines += [""]
-    return "\n".join(lines)
 
 
 class InputError(Exception):
@@ -312,7 +295,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
             and any(words in str(error) for words in ("can't allocate memory", "Insufficient memory"))
         )
     )
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

@@ -385,6 +385,9 @@ def create_model(
 ) -> RadiographVAE:
     """A new network, or the one of a weights file to go on from (fine-tuning).
 
+    What it makes can be asked for gradients in evaluation mode too, by films or latents as by parameters; a model for
+    use alone is that of :func:`load_model`.
+
     Args:
         weights: file or shipped file's name; its network and geometry then hold. None for a new network. Where a
             hierarchical network is asked for, that of its codes is taken from weights of a vector preset, and stays.

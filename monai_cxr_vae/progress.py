@@ -30,7 +30,7 @@ class Progress:
         self.what, self.total, self.done = what, total, 0
         self._bar = tqdm(desc=what, total=total, unit=" films", disable=not (shown and sys.stderr.isatty()))
         self._lines = shown and self._bar.disable
-        self._told, self._then = 0, time.monotonic()
+        self._reported, self._then = 0, time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -43,19 +43,19 @@ class Progress:
         self._bar.update(count)
         self.done = min(self.done + count, self.total)
         waited = time.monotonic() - self._then
-        due = waited >= INTERVAL or (waited >= LEAST and self.done - self._told >= SHARE * self.total)
+        due = waited >= INTERVAL or (waited >= LEAST and self.done - self._reported >= SHARE * self.total)
         if self._lines and due:
             share = 100 * self.done // max(self.total, 1)
             print(f"{self.what}: {self.done} of {self.total} ({share}%)", file=sys.stderr, flush=True)
-            self._told, self._then = self.done, time.monotonic()
+            self._reported, self._then = self.done, time.monotonic()
 
 
 def progress(items: Iterable[T], what: str, total: int, shown: bool = True) -> Iterator[T]:
     """Pass items on and show how many; see :class:`Progress`."""
-    with Progress(what, total, shown) as seen:
+    with Progress(what, total, shown) as bar:
         for item in items:
             yield item
-            seen.update()
+            bar.update()
 
 
 class EngineProgress:

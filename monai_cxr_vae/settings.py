@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from monai_cxr_vae.errors import InputError, causes
-from monai_cxr_vae.files import option, runs_as_bundle
+from monai_cxr_vae.invocation import option, runs_as_bundle
+from monai_cxr_vae.kinds import OBJECTS
 
 _WORKED_OUT = ("$", "@", "%")  # what begins so, MONAI works out: expression, reference, macro
 
@@ -176,9 +177,8 @@ SETTINGS: dict[str, Setting] = {
         SWITCH, "Go on without films that cannot be read; `unreadable.csv` in the output folder lists them either way."
     ),
     "objects": Setting(
-        _one_of("sc", "overlay", "sr", several=1),
-        "What to write. sc: the reconstruction; overlay: the film under a heat map of what is unusual, or without "
-        "scores of what the reconstruction lacks; sr: a DICOM Structured Report of the scores.",
+        _one_of(*OBJECTS, several=1),
+        f"What to write. {'; '.join(f'{name}: {meaning}' for name, meaning in OBJECTS.items())}.",
     ),
     "bits_stored": Setting(_one_of(12, 16), "Depth of reconstructions."),
     "scores": Setting(

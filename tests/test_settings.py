@@ -15,9 +15,9 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.__main__ import __file__ as bundle_main
 
-from monai_cxr_vae.data.writers import OBJECTS
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.files import bundle_root
+from monai_cxr_vae.kinds import OBJECTS
 from monai_cxr_vae.networks import PRESETS
 from monai_cxr_vae.settings import (
     SETTINGS,
@@ -69,7 +69,7 @@ def test_shipped_configs_pass_their_own_check(names: list[str]):
 
 def test_what_code_allows_the_table_allows():
     assert all(SETTINGS["fit"].kind.check(fit) for fit in FITS)
-    assert SETTINGS["objects"].kind.allows(OBJECTS)
+    assert SETTINGS["objects"].kind.allows(list(OBJECTS))
     arguments = {name for preset in PRESETS.values() for name in preset.arguments}
     assert arguments <= set(settings_of(files("train")))
 

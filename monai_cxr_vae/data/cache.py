@@ -77,11 +77,11 @@ class FilmDataset(Dataset):
         data = list(data)
         with ThreadPoolExecutor(cpu_count()) as pool:
             digests = pool.map(_digest, (item["image"] for item in data))
-            seen = list(zip(data, progress(digests, "comparing films", len(data)), strict=True))
-        known = [(item, digest) for item, digest in seen if isinstance(digest, str)]
+            compared = list(zip(data, progress(digests, "comparing films", len(data)), strict=True))
+        known = [(item, digest) for item, digest in compared if isinstance(digest, str)]
         with _keeping(store.folder):
             records, failures = store.records([item["image"] for item, _ in known], [digest for _, digest in known])
-        reasons = [failures.get(d) if isinstance(d, str) else explain(d)[1] for _, d in seen]
+        reasons = [failures.get(d) if isinstance(d, str) else explain(d)[1] for _, d in compared]
         self.data = [item for item, reason in zip(data, reasons, strict=True) if reason is None]
         self.labelled = all("label" in item for item in self.data)
         self.digests = [digest for _, digest in known if digest not in failures]
@@ -119,11 +119,11 @@ class FilmDataset(Dataset):
             what: what is done, to be shown with how far it has come; None shows nothing.
             size: films at a time.
         """
-        with Progress(what or "", len(self), shown=what is not None) as seen:
+        with Progress(what or "", len(self), shown=what is not None) as bar:
             for start in range(0, len(self), size):
                 stop = min(start + size, len(self))
                 yield self.__getitems__(range(start, stop))
-                seen.update(stop - start)
+                bar.update(stop - start)
 
     def images(self, maximum: int | None = None) -> Tensor:
         """All films, or ``maximum`` of them spread evenly, ``(n, 1, S, S)`` float32 in [0, 1]."""
@@ -252,10 +252,10 @@ class FilmStore:
             IsolatedPool(_Decode(self.transform), in_flight=1) as pool,
             (self.folder / "films.u16").open("ab") as films,
             (self.folder / "index.jsonl").open("a") as lines,
-            Progress("reading films", len(tasks)) as seen,
+            Progress("reading films", len(tasks)) as bar,
         ):
             for task, film in pool.map(tasks):
-                seen.update()
+                bar.update()
                 if isinstance(film, str):
                     failures[task.digest] = film
                     continue

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Fewer patients are drawn by rank: by chance one part may be far too small, or empty.
 _FEW_PATIENTS = 1000
-_TOLD_BY = {
+_PATIENT_SOURCES = {
     "table": "a table",
     "header": "Patient ID",
     "folder": "folder names",
@@ -55,11 +55,11 @@ _SEEN: dict[Entry, _Header] = {}
 
 @dataclass(frozen=True)
 class _Film:
-    """A film, whose it is and by what that was told; the patient is only ever compared, never written anywhere."""
+    """A film, whose it is and where that is known from; the patient is only ever compared, never written anywhere."""
 
     path: str
     patient: str
-    told_by: str | None
+    patient_source: str | None
     key: str
     row: Row
 
@@ -74,10 +74,13 @@ class _Collection:
     rows_without_film: int
 
     def __str__(self) -> str:
-        told = Counter(film.told_by for film in self.films)
-        ways = [_TOLD_BY[way] + (f" ({count})" if len(told) > 1 else "") for way, count in told.most_common()]
+        counts = Counter(film.patient_source for film in self.films)
+        sources = [
+            _PATIENT_SOURCES[source] + (f" ({count})" if len(counts) > 1 else "")
+            for source, count in counts.most_common()
+        ]
         words = [
-            f"{len(self.films)} films of {len(set(_people(self.films)))} patients, told apart by {', '.join(ways)}",
+            f"{len(self.films)} films of {len(set(_people(self.films)))} patients, told apart by {', '.join(sources)}",
             f"laterals left out: {self.left_out[Reason.LATERAL]}",
         ]
         others = {reason: count for reason, count in self.left_out.items() if reason != Reason.LATERAL}
@@ -177,8 +180,8 @@ def find_films(folder: str | os.PathLike) -> list[Path]:
 
 def patient_of(path: Path, root: Path) -> str:
     """What tells a film's patient from another's by its name below ``root``, see :func:`datalist`; else its path."""
-    (told,) = patients_of([path.relative_to(root).as_posix()])
-    return told[0] if told else str(path)
+    (named,) = patients_of([path.relative_to(root).as_posix()])
+    return named[0] if named else str(path)
 
 
 def films_digest(digests: Iterable[str]) -> str:
@@ -225,14 +228,14 @@ def _collect(source: str | os.PathLike) -> _Collection:
         raise InputError(f"no films in {source}" + (f" ({left_out.total()} other files)" if left_out else ""))
     films = []
     for (_, entry, header, row), named in zip(kept, patients_of([name for name, *_ in kept]), strict=True):
-        told_by: str | None
+        patient_source: str | None
         if row.patient:
-            patient, told_by = row.patient, "table"
+            patient, patient_source = row.patient, "table"
         elif header.patient:
-            patient, told_by = header.patient, "header"
+            patient, patient_source = header.patient, "header"
         else:
-            patient, told_by = named or (entry.path, None)
-        films.append(_Film(entry.path, patient, told_by, header.key or entry.path, row))
+            patient, patient_source = named or (entry.path, None)
+        films.append(_Film(entry.path, patient, patient_source, header.key or entry.path, row))
     return _Collection(films, left_out, bool(tables) or is_list(source), unmatched)
 
 
@@ -347,11 +350,11 @@ def _drawn(
 def _check_apart(training: Sequence[_Film], validation: Sequence[_Film], hint: str) -> None:
     """Refuse a split that others have made where it has a film or a patient in both parts."""
     films = {film.key for film in training} & {film.key for film in validation}
-    told = [{film.patient for film in part if film.told_by} for part in (training, validation)]
-    patients = told[0] & told[1]
+    known = [{film.patient for film in part if film.patient_source} for part in (training, validation)]
+    patients = known[0] & known[1]
     if films or patients:
-        ways = dict.fromkeys(_TOLD_BY[film.told_by] for film in training if film.patient in patients)
-        whose = f" (as told by {', '.join(ways)})" if ways else ""
+        sources = dict.fromkeys(_PATIENT_SOURCES[film.patient_source] for film in training if film.patient in patients)
+        whose = f" (as told by {', '.join(sources)})" if sources else ""
         raise InputError(
             f"films for training and for validation must be apart: {len(films)} films and {len(patients)} patients"
             f"{whose} are in both parts{hint}"

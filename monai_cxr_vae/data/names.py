@@ -33,19 +33,19 @@ def patients_of(paths: Sequence[str]) -> list[tuple[str, str] | None]:
     Args:
         paths: relative to the folder of all films, with ``/`` between their parts.
     """
-    told: list[tuple[str, str] | None] = []
+    patients: list[tuple[str, str] | None] = []
     numbered = {}
     for i, path in enumerate(paths):
         *folders, name = path.split("/")
         folder = next((part for part in reversed(folders) if _FOLDER.fullmatch(part)), None)
         file = _FILE.match(_stem(name))
-        told.append((folder, "folder") if folder else (file[0], "file") if file else None)
-        if told[i] is None and (match := _NUMBERED.fullmatch(_stem(name))):
+        patients.append((folder, "folder") if folder else (file[0], "file") if file else None)
+        if patients[i] is None and (match := _NUMBERED.fullmatch(_stem(name))):
             numbered[i] = match[1]
     if len(numbered) <= _MOST_FILMS * len(set(numbered.values())):
         for i, patient in numbered.items():
-            told[i] = patient, "file"
-    return told
+            patients[i] = patient, "file"
+    return patients
 
 
 def is_lateral(path: str) -> bool:

@@ -20,7 +20,14 @@ _ARM = (4, -14), (40, -16), (52, 14), (70, 120), (46, 124), (26, 30), (2, 20)
 
 
 class Canvas:
-    """The film plane: x in mm from the midline towards the patient's left, y in mm down from the film's top edge."""
+    """The film plane: x in mm from the midline towards the patient's left, y in mm down from the film's top edge.
+
+    Args:
+        shape: rows and columns of the film.
+        zoom: magnification; 1 fills a square film of :data:`SIDE_MM`.
+        shift: ``(2,)``, of the patient in mm.
+        tilt: of the patient in radians.
+    """
 
     def __init__(self, shape: tuple[int, int], zoom: float, shift: Sequence[float], tilt: float):
         self.shape = shape
@@ -36,37 +43,65 @@ class Canvas:
         )
 
     def film(self, across: float, down: float) -> np.ndarray:
-        """Where in mm a place of the film lies, given from -1 (left, top edge) to 1."""
+        """A place of the film, ``across`` and ``down`` from -1 (left, top edge) to 1, in mm: ``(2,)``."""
         return self.centre + np.linalg.inv(self.matrix) @ (np.array([across, down]) * self.shape[::-1] / 2)
 
     def points(self, mm: ArrayLike) -> np.ndarray:
-        """Fixed-point pixel positions (4 fractional bits) of (..., 2) positions in mm."""
+        """OpenCV's pixel positions of places in mm, both ``(..., 2)``: int32 with 4 fractional bits."""
         return np.rint((np.asarray(mm) @ self.matrix.T + self.offset) * 16).astype(np.int32)
 
     def empty(self) -> np.ndarray:
+        """``(H, W)`` uint8, all 0."""
         return np.zeros(self.shape, np.uint8)
 
     def fill(self, mm: ArrayLike, value: float = 1.0, into: np.ndarray | None = None) -> np.ndarray:
+        """Fill an outline.
+
+        Args:
+            mm: ``(N, 2)`` corners.
+            value: in [0, 1], of 255.
+            into: ``(H, W)`` uint8 to draw on; None for an empty one.
+
+        Returns:
+            ``(H, W)`` uint8, ``into`` itself if given.
+        """
         into = self.empty() if into is None else into
         cv2.fillPoly(into, [self.points(mm)], round(255 * value), cv2.LINE_AA, 4)
         return into
 
     def lines(self, curves: ArrayLike, width: float, value: float, into: np.ndarray) -> None:
-        """Strokes of ``width`` mm; one thinner than a pixel is drawn a pixel wide and fainter."""
+        """Draw strokes; one thinner than a pixel is drawn a pixel wide and fainter.
+
+        Args:
+            curves: ``(M, N, 2)`` points in mm.
+            width: in mm.
+            value: in [0, 1], of 255.
+            into: ``(H, W)`` uint8 to draw on.
+        """
         pixels = width * self.scale
         grey, thickness = round(255 * value * min(pixels, 1)), max(1, round(pixels))
         cv2.polylines(into, list(self.points(curves)), False, grey, thickness, cv2.LINE_AA, 4)
 
     def blur(self, image: np.ndarray, mm: float) -> np.ndarray:
+        """Gaussian blur of ``(H, W)``, its standard deviation in mm; float32."""
         return cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(mm * self.scale, 0.3))
 
     def haze(self, image: np.ndarray, mm: float) -> np.ndarray:
-        """A wide blur, taken at an eighth of the size."""
+        """A wide Gaussian blur of ``(H, W)`` float32, its standard deviation in mm, taken at an eighth of the size."""
         small = cv2.resize(image, (self.shape[1] // 8, self.shape[0] // 8), interpolation=cv2.INTER_AREA)
         return cv2.resize(cv2.GaussianBlur(small, (0, 0), mm * self.scale / 8), self.shape[::-1])
 
     def solid(self, mm: ArrayLike, depth: float, edge: float) -> np.ndarray:
-        """Thickness in mm of a body with this outline that rounds off over the last ``edge`` mm."""
+        """Thickness of a body that rounds off towards its outline.
+
+        Args:
+            mm: ``(N, 2)`` corners of the outline.
+            depth: largest thickness in mm.
+            edge: width in mm of the part that rounds off.
+
+        Returns:
+            ``(H, W)`` float32, mm.
+        """
         distance = cv2.distanceTransform((self.fill(mm) > 127).view(np.uint8), cv2.DIST_L2, 5) / self.scale
         return depth * _chord(1 - distance / edge)
 
@@ -77,6 +112,17 @@ class Canvas:
         depth: float,
         angle: float = 0.0,
     ) -> np.ndarray:
+        """Thickness of an ellipsoid.
+
+        Args:
+            centre: ``(2,)`` in mm.
+            radii: ``(2,)`` in mm, in the film plane.
+            depth: largest thickness in mm.
+            angle: of the first radius to x, in radians.
+
+        Returns:
+            ``(H, W)`` float32, mm.
+        """
         x, y = self.x - np.float32(centre[0]), self.y - np.float32(centre[1])
         c, s = np.array([np.cos(angle), np.sin(angle)], np.float32)
         u, v = (x * c + y * s) / np.float32(radii[0]), (y * c - x * s) / np.float32(radii[1])
@@ -110,7 +156,13 @@ def _band(curve: np.ndarray, half: float | np.ndarray) -> np.ndarray:
 
 
 class Thorax:
-    """One invented patient: sizes in mm drawn from ``rng``, then attenuation maps drawn on a canvas."""
+    """One invented patient: sizes in mm drawn from ``rng``, then attenuation maps drawn on a canvas.
+
+    Maps are ``(H, W)`` float, those of attenuation without a unit (line integrals), those of tissue and gas in mm.
+
+    Args:
+        rng: the source of all sizes, and of what each map varies by.
+    """
 
     def __init__(self, rng: np.random.Generator):
         u = rng.uniform
@@ -127,12 +179,12 @@ class Thorax:
         self.fat = u(8, 34)
 
     def lateral(self, y: float | np.ndarray) -> np.ndarray:
-        """x of the rib cage's inside at height y."""
+        """Distance in mm of the rib cage's inside from the midline at height ``y`` in mm."""
         t = np.clip((y - self.apex) / ((self.domes[-1] - self.apex) * 0.95), 0, 1)
         return self.width * np.sqrt(1 - (1 - t) * (1 - t) * (1 - t))
 
     def attenuation(self, canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
-        """Line integrals of attenuation and the depth of aerated lung in mm, both (H, W)."""
+        """Line integrals of attenuation, and the depth of aerated lung in mm: both ``(H, W)`` float32."""
         soft = self.body(canvas)
         air, gas, lungs = self.lungs(canvas)
         grain = self.rng.standard_normal((90, 90), dtype=np.float32)
@@ -158,7 +210,7 @@ class Thorax:
         return soft
 
     def lungs(self, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Depth in mm of aerated lung and of other gas, and the lungs as a weight in [0, 1]."""
+        """Depth in mm of aerated lung and of other gas, and the lungs as a weight in [0, 1]: all ``(H, W)``."""
         x, y, u = canvas.x, canvas.y, self.rng.uniform
         outside = np.float32(1) * self.lateral(canvas.y)
         t = np.clip((y - self.apex) / np.float32(110), 0, 1)
@@ -282,7 +334,17 @@ class Thorax:
         return (0.5 * clavicles + 0.5 * canvas.blur(arms, 0.8)) / np.float32(255)
 
     def shadow(self, canvas: Canvas, finding: str, air: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Attenuation that a finding adds, in lungs with this depth of ``air`` in mm; ``rng`` places it."""
+        """Attenuation that a finding adds.
+
+        Args:
+            canvas: the film plane.
+            finding: of :data:`monai_cxr_vae.data.phantom.FINDINGS`.
+            air: ``(H, W)``, depth of aerated lung in mm, of :meth:`attenuation`.
+            rng: places and shapes it.
+
+        Returns:
+            ``(H, W)`` float32, what is added to the line integrals.
+        """
         u, side = rng.uniform, rng.choice((-1, 1))
         y = u(self.arch - 20, self.domes[-1] - 35)
         centre = side * self.lateral(y) * u(0.5, 0.8), y

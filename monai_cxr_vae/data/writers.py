@@ -24,20 +24,20 @@ from monai_cxr_vae.data.created import CreationTimes
 from monai_cxr_vae.data.pictures import captioned, draw_heat, thumbnails
 from monai_cxr_vae.data.readers import in_source_order
 from monai_cxr_vae.data.regions import Region, regions
-from monai_cxr_vae.dicom.objects import KINDS, DerivedObject, Provenance
+from monai_cxr_vae.dicom.objects import DerivedObject, Provenance
 from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_capture
 from monai_cxr_vae.dicom.structured_report import Place, structured_report
 from monai_cxr_vae.errors import Changed, InputError, MalformedIdentity
 from monai_cxr_vae.files import PRIVATE_FOLDER, file_sha256, write_whole
 from monai_cxr_vae.film import OWN_MARK, Film, read_film
+from monai_cxr_vae.kinds import KINDS, OBJECTS
 from monai_cxr_vae.radiograph import Radiograph, read_radiograph
 from monai_cxr_vae.transforms import resize, restore
 from monai_cxr_vae.version import __version__
 
-OBJECTS = tuple(dict.fromkeys(kind.name for kind in KINDS.values()))
 # What stands below an image that is stored with those of the patient.
 CAPTIONS = {
-    shown: (f"AI {kind.title.upper()}", "NOT FOR DIAGNOSIS") for shown, kind in KINDS.items() if kind.name != "sr"
+    shown: (f"AI {kind.title.upper()}", "NOT FOR DIAGNOSIS") for shown, kind in KINDS.items() if kind.modality != "SR"
 }
 # Longest sides in pixels: of an overlay, which is for reading, and of each picture in the report.
 OVERLAY_SIZE, THUMBNAIL_SIZE = 1024, 224
@@ -99,7 +99,7 @@ class SaveRadiographd(SaveImaged):
         output_dir: where to write.
         provenance: see :func:`provenance_of`.
         image_key: key of the film as the network saw it, with the metadata of the reader and of ``FitToSquared``.
-        objects: what to write, of ``sc``, ``overlay`` and ``sr``.
+        objects: what to write, of :data:`monai_cxr_vae.kinds.OBJECTS`.
         bits_stored: 12 or 16, of the Secondary Capture.
         scores: there are ``scores`` and a ``heatmap`` in the data; ``sr`` needs them.
         report: also keep small pictures of each film for the report, out of sight.

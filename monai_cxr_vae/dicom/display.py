@@ -219,7 +219,7 @@ def shutter(dataset: Dataset, rows: int, columns: int, warnings: list[str]) -> t
     Returns:
         bool (rows, columns), true where the film is covered, None without a shutter; and the display value there.
     """
-    seen = None
+    visible = None
     for shape in terms(dataset, "ShutterShape"):
         try:
             inside = _SHUTTERS[shape](dataset, rows, columns)
@@ -228,14 +228,14 @@ def shutter(dataset: Dataset, rows: int, columns: int, warnings: list[str]) -> t
         except Exception:
             warnings.append(WarningCode.SHUTTER_INVALID)
             continue
-        seen = inside if seen is None else seen & inside
-    if seen is None or not seen.any():
+        visible = inside if visible is None else visible & inside
+    if visible is None or not visible.any():
         return None, 0.0
     try:
         grey = integer(dataset, "ShutterPresentationValue", 0) / 65535
     except CorruptFile:
         grey = 0.0
-    return ~seen, min(max(grey, 0.0), 1.0)
+    return ~visible, min(max(grey, 0.0), 1.0)
 
 
 def _rectangle(dataset: Dataset, rows: int, columns: int) -> np.ndarray:

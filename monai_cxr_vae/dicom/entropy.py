@@ -105,8 +105,8 @@ def _split(stream: _Stream, data: bytes) -> _Stream | None:
             continue
         stream.parts.append(data[start : match.start()].replace(b"\xff\0", b"\xff"))
         lossless = stream.process == 0xC3
-        told = all(dc in stream.codes and (lossless or 16 + ac in stream.codes) for _, dc, ac in stream.tables)
-        return stream if match[1] == b"\xd9" and told and len(stream.tables) == len(stream.sampling) else None
+        complete = all(dc in stream.codes and (lossless or 16 + ac in stream.codes) for _, dc, ac in stream.tables)
+        return stream if match[1] == b"\xd9" and complete and len(stream.tables) == len(stream.sampling) else None
     return None
 
 

@@ -1,4 +1,4 @@
-"""What all derived DICOM objects have in common: patient and study of the film, kinds and their series, origin."""
+"""What all derived DICOM objects have in common: patient and study of the film, a series of their own, origin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
@@ -19,35 +18,10 @@ from monai_cxr_vae.dicom.encode import Value, encode_again, encode_element, enco
 from monai_cxr_vae.dicom.uids import is_safe_uid, uid_from
 from monai_cxr_vae.dicom.view import radiograph_view
 from monai_cxr_vae.errors import BadUID, MalformedIdentity, WarningCode
+from monai_cxr_vae.kinds import KINDS, Kind
 
 MANUFACTURER, MODEL_NAME = "monai_cxr_vae", "Chest radiograph VAE"
-SECONDARY_CAPTURE, COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.33"
 IMPLEMENTATION_CLASS_UID = uid_from(MANUFACTURER, "implementation class")
-
-ObjectKind = Literal["sc", "overlay", "sr"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of object: what users call it, its SOP class, and what its series is called.
-
-    ``place`` is the last digit of the series number, so that the series of a film stand beside each other.
-    """
-
-    name: ObjectKind
-    sop_class: str
-    modality: str
-    place: int
-    title: str
-
-
-# By what an object shows.
-KINDS = {
-    "reconstruction": Kind("sc", SECONDARY_CAPTURE, "OT", 1, "reconstruction"),
-    "heat map": Kind("overlay", SECONDARY_CAPTURE, "OT", 2, "heat map"),
-    "residual": Kind("overlay", SECONDARY_CAPTURE, "OT", 2, "residual map"),
-    "scores": Kind("sr", COMPREHENSIVE_SR, "SR", 3, "scores"),
-}
 # First in the name of a series, and short: lists in viewers show some twenty characters.
 CAUTION = "Research AI"
 _LONGEST_NAME = 64  # LO, PS3.5 section 6.2
@@ -128,7 +102,7 @@ class Provenance:
 class DerivedObject:
     """A DICOM object ready to be stored: its UIDs and the bytes of its file."""
 
-    kind: ObjectKind
+    kind: str
     study_uid: str
     series_uid: str
     sop_uid: str
@@ -186,7 +160,7 @@ def derived_object(
 
     Args:
         source: header of the film.
-        shown: what the object shows, of :data:`KINDS`.
+        shown: what the object shows, of :data:`monai_cxr_vae.kinds.KINDS`.
         provenance: goes into the object and its UIDs.
         created: when it is made, see :func:`moment`.
         elements: by their tags.
@@ -324,13 +298,13 @@ def _series_name(source: Dataset, kind: Kind, film: FilmReference) -> tuple[int,
     """
     mark = int.from_bytes(hashlib.sha256(film.sop_uid.encode()).digest()[:4], "big") % 100_000
     series, image = (_number(source, f"{level}Number") for level in ("Series", "Instance"))
-    told = [f"series {series}"] * (series is not None) + [f"image {image}"] * (image is not None)
+    details = [f"series {series}"] * (series is not None) + [f"image {image}"] * (image is not None)
     view = radiograph_view(source)[0]
-    told += [view] * (view != "unknown")
+    details += [view] * (view != "unknown")
     name = f"{CAUTION}: {kind.title}, film {mark:05d}"
-    fuller = f"{CAUTION}: {kind.title}, {' '.join(told)}, film {mark:05d}"
+    fuller = f"{CAUTION}: {kind.title}, {' '.join(details)}, film {mark:05d}"
     number = 900_000_000 + (series or 0) % 100 * 1_000_000 + mark * 10 + kind.place
-    return number, fuller if told and len(fuller) <= _LONGEST_NAME else name
+    return number, fuller if details and len(fuller) <= _LONGEST_NAME else name
 
 
 def _number(source: Dataset, keyword: str) -> int | None:

@@ -13,7 +13,6 @@ from pydicom.dataset import Dataset
 from monai_cxr_vae.dicom.attributes import integer, terms
 from monai_cxr_vae.dicom.encode import Value, encode_element, encode_elements
 from monai_cxr_vae.dicom.objects import (
-    KINDS,
     MANUFACTURER,
     DerivedObject,
     Provenance,
@@ -22,6 +21,7 @@ from monai_cxr_vae.dicom.objects import (
     film_reference,
 )
 from monai_cxr_vae.errors import CorruptFile
+from monai_cxr_vae.kinds import KINDS
 
 _CODE = re.compile("[A-Z0-9_ ]{0,16}")
 Shown = Literal["reconstruction", "heat map", "residual"]
@@ -196,20 +196,20 @@ def _burned_in(source: Dataset, shown: Shown) -> dict[str, Value]:
 
     An overlay shows the film itself, so where the source does not deny text it must be expected.
     """
-    said = terms(source, "BurnedInAnnotation")
-    if said in (["YES"], ["NO"]):
-        return {"BurnedInAnnotation": said[0]}
+    declared = terms(source, "BurnedInAnnotation")
+    if declared in (["YES"], ["NO"]):
+        return {"BurnedInAnnotation": declared[0]}
     return {} if shown == "reconstruction" else {"BurnedInAnnotation": "YES"}
 
 
 def _lossy_history(source: Dataset) -> dict[str, Value]:
     """Carry lossy compression on: a lossy past is for ever (PS3.3 C.7.6.1.1.5); one that is not told stays open."""
     syntax = getattr(source, "file_meta", Dataset()).get("TransferSyntaxUID")
-    said = terms(source, "LossyImageCompression")
+    declared = terms(source, "LossyImageCompression")
     ratio = terms(source, "LossyImageCompressionRatio")
     method = terms(source, "LossyImageCompressionMethod")
-    if syntax not in _LOSSY_METHODS and said not in (["01"], ["1"]) and (said or not (ratio or method)):
-        return {"LossyImageCompression": "00"} if said in (["00"], ["0"]) else {}
+    if syntax not in _LOSSY_METHODS and declared not in (["01"], ["1"]) and (declared or not (ratio or method)):
+        return {"LossyImageCompression": "00"} if declared in (["00"], ["0"]) else {}
     history: dict[str, Value] = {"LossyImageCompression": "01"}
     if ratio:
         history["LossyImageCompressionRatio"] = ratio

@@ -7,7 +7,7 @@ import re
 from pydicom.dataset import Dataset
 
 from monai_cxr_vae.dicom.attributes import integer, is_colour, items, terms, text
-from monai_cxr_vae.dicom.objects import SECONDARY_CAPTURE, is_own_output
+from monai_cxr_vae.dicom.objects import is_own_output
 from monai_cxr_vae.dicom.uids import is_safe_uid
 from monai_cxr_vae.dicom.view import radiograph_view
 from monai_cxr_vae.errors import (
@@ -25,6 +25,7 @@ from monai_cxr_vae.errors import (
     WrongSOPClass,
     WrongSpecies,
 )
+from monai_cxr_vae.kinds import SECONDARY_CAPTURE
 
 MODALITIES = ("CR", "DX")
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"

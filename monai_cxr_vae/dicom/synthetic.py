@@ -11,13 +11,13 @@ from monai_cxr_vae.dicom.objects import (
     CAUTION,
     IMPLEMENTATION_CLASS_UID,
     MANUFACTURER,
-    SECONDARY_CAPTURE,
     TYPE_2,
     Provenance,
     equipment,
 )
 from monai_cxr_vae.dicom.secondary_capture import PIXEL_MODULE, grey_pixels
 from monai_cxr_vae.dicom.uids import uid_from
+from monai_cxr_vae.kinds import SECONDARY_CAPTURE
 
 SYNTHETIC_DATA = 0x0008001C  # PS3.3 C.12.1; younger than the dictionary of pydicom 2.4
 

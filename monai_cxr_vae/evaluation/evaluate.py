@@ -104,7 +104,7 @@ def evaluate(
 
     bootstrap, psnr = Bootstrap(n, seed=seed), []
     noise = torch.Generator().manual_seed(seed)
-    with Progress("evaluating films", n) as seen:
+    with Progress("evaluating films", n) as bar:
         for start in range(0, n, batch_size):
             part = slice(start, start + batch_size)
             x, mask = films[part], None if masks is None else masks[part]
@@ -113,7 +113,7 @@ def evaluate(
             measured = _of_model(model, x, mask, noise) | _of_baselines(codes, x, mask)
             bootstrap.add(measured)
             psnr.append(measured["psnr"])
-            seen.update(len(x))
+            bar.update(len(x))
 
     size = films[:1].shape[-1]
     result: dict[str, Any] = {"n": n, "image_size": size, "latent_size": model.latent_size}

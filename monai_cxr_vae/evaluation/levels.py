@@ -66,7 +66,7 @@ def evaluate_levels(
         raise InputError("an evaluation needs at least two films")
     n, device = len(films), network.lapping.device
     bootstrap, noise = Bootstrap(n, seed=seed), torch.Generator().manual_seed(seed)
-    with Progress("evaluating films", n) as seen:
+    with Progress("evaluating films", n) as bar:
         for start in range(0, n, batch_size):
             x = films[start : start + batch_size]
             measured: dict[str, Tensor] = {}
@@ -80,7 +80,7 @@ def evaluate_levels(
             for name, encode in _CODECS.items():
                 measured[name] = torch.tensor([8 * len(encode(film)) / film.size for film in pixels])
             bootstrap.add(measured)
-            seen.update(len(x))
+            bar.update(len(x))
 
     sizes = [part[0].numel() for part in network.split(torch.zeros(1, network.latent_size))]
     levels: dict[str, Any] = {}

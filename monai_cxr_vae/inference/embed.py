@@ -85,8 +85,8 @@ def embed(
     write_whole(output / "latents.csv", buffer.getvalue().encode(errors="backslashreplace"))
     if projector:
         chosen = np.linspace(0, len(films) - 1, min(len(films), MOST_POINTS)).round().astype(int)
-        told = {name: [values[i] for i in chosen] for name, values in names.items()}
-        write_projector(output / "projector", mu[chosen], told, _thumbnails(films, chosen))
+        metadata = {name: [values[i] for i in chosen] for name, values in names.items()}
+        write_projector(output / "projector", mu[chosen], metadata, _thumbnails(films, chosen))
     return len(films)
 
 

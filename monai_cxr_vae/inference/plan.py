@@ -11,6 +11,7 @@ from monai_cxr_vae.errors import Reason, WarningCode
 from monai_cxr_vae.files import Entry, Identity
 from monai_cxr_vae.inference.rows import InputRow, Row, duplicate, new_row
 
+# By their index: what the journals hold of inputs (rows.InputRow) and of results (rows.Row).
 Inputs = Mapping[int, Any]
 Rows = Mapping[int, Any]
 
@@ -69,7 +70,16 @@ class Stock:
 
 
 def take_stock(entries: Iterable[Entry], inputs: Inputs, rows: Rows) -> Stock:
-    """Number the inputs: a path keeps its number for ever, and no number is given twice."""
+    """Number the inputs: a path keeps its number for ever, and no number is given twice.
+
+    Args:
+        entries: the files as they are found, in the order in which new ones are numbered.
+        inputs: those that the journal knows.
+        rows: of the manifest.
+
+    Returns:
+        What is there, and what of it is new or has changed.
+    """
     numbers = {row["path"]: index for index, row in inputs.items()}
     number = max([-1, *inputs, *rows])
     present: dict[int, Entry] = {}
@@ -98,7 +108,16 @@ def _aliases(present: Mapping[int, Entry]) -> dict[int, list[int]]:
 
 
 def input_row(index: int, entry: Entry, header: dict[str, Any] | None) -> InputRow:
-    """An input, with the identity that its header was read at."""
+    """A line of the journal of inputs.
+
+    Args:
+        index: its number.
+        entry: what the file system says of it.
+        header: what was read of it, None if nothing yet.
+
+    Returns:
+        The input, with the identity that its header was read at, else with that of ``entry``.
+    """
     identity = entry.identity
     if header is not None and header.get("identity"):
         identity = Identity(*header["identity"])
@@ -106,7 +125,17 @@ def input_row(index: int, entry: Entry, header: dict[str, Any] | None) -> InputR
 
 
 def to_look_at(stock: Stock, inputs: Inputs, rows: Rows, options: FolderOptions) -> list[int]:
-    """Inputs whose header is not known, or no longer."""
+    """Inputs whose header is to be read: it is not known, or no longer, or is to be judged anew.
+
+    Args:
+        stock: of :func:`take_stock`.
+        inputs: those that the journal knows, the new ones of ``stock`` too.
+        rows: of the manifest.
+        options: of the run.
+
+    Returns:
+        Their indices.
+    """
     return [
         index
         for index in stock.leaders
@@ -128,7 +157,15 @@ def _judged_anew(header: Mapping[str, Any], row: Mapping[str, Any] | None, optio
 
 
 def settled(looked_at: Collection[int], stock: Stock, inputs: Inputs, rows: Rows, options: FolderOptions) -> list[Row]:
-    """Rows of the inputs that are no films to run, as far as the manifest does not say so yet."""
+    """Rows of the inputs that are no films to run, as far as the manifest does not say so yet.
+
+    Args:
+        looked_at: indices of those whose header was read just now.
+        stock, inputs, rows, options: see :func:`to_look_at`.
+
+    Returns:
+        Rows that are skipped or failed, as the headers say.
+    """
     found: list[Row] = []
     for index in stock.leaders:
         header = inputs[index].get("header")
@@ -146,7 +183,11 @@ def gone(stock: Stock, inputs: Inputs, rows: Rows, below: Callable[[str], bool])
     """Rows of inputs that have vanished, which say so while they are away, and of those that have come back.
 
     Args:
+        stock, inputs, rows: see :func:`to_look_at`.
         below: whether a path belongs to the folder that was listed.
+
+    Returns:
+        Rows that differ from those of the manifest.
     """
     found: list[Row] = []
     for index, entry in inputs.items():
@@ -168,7 +209,11 @@ def pending_groups(
     """Films to run; files that claim to be one film are one task, done again together if any of them is new.
 
     Args:
+        stock, inputs, rows, options: see :func:`to_look_at`.
         is_whole: whether all that was made of a film, by its row, is still there.
+
+    Returns:
+        Indices of the files of each task.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index in stock.leaders:
@@ -194,18 +239,27 @@ def pending_groups(
 
 
 def key_of(header: Mapping[str, Any]) -> str:
-    """What a file claims to be: equal keys, one film."""
+    """What a file claims to be, by its header: its SOP Instance UID, else its digest. Equal keys are one film."""
     return str(header.get("sop_uid") or header["input_sha256"])
 
 
 def alias_rows(leader: int, aliases: Iterable[int], rows: Rows) -> list[Row]:
-    """Rows of the other names of a file, as far as the manifest does not say so yet."""
+    """Rows of the other names of a file, as far as the manifest does not say so yet.
+
+    Args:
+        leader: index of the name that stands for all.
+        aliases: indices of the others.
+        rows: of the manifest.
+
+    Returns:
+        Rows of duplicates of ``leader``; none while that has no row.
+    """
     row = rows.get(leader)
     if row is None:
         return []
-    told = (leader, row["input_sha256"])
+    original = (leader, row["input_sha256"])
     return [
-        duplicate(index, *told)
+        duplicate(index, *original)
         for index in aliases
-        if (rows.get(index, {}).get("duplicate_of"), rows.get(index, {}).get("input_sha256")) != told
+        if (rows.get(index, {}).get("duplicate_of"), rows.get(index, {}).get("input_sha256")) != original
     ]

@@ -151,8 +151,8 @@ def _read(task: FilmTask | PictureTask) -> tuple[Film, dict[str, Any]]:
 def _described(row: Row, header: dict[str, Any]) -> Row:
     """A row with what the same bytes' header says."""
     warnings = list(dict.fromkeys([*header["warnings"], *row["warnings"]]))
-    told = {key: value for key, value in row.items() if value is not None}
-    return {**header, "status": None, "reason": None, **told, "warnings": warnings}  # type: ignore[typeddict-item]
+    known = {key: value for key, value in row.items() if value is not None}
+    return {**header, "status": None, "reason": None, **known, "warnings": warnings}  # type: ignore[typeddict-item]
 
 
 def _whose(film: Film) -> tuple[str, ...]:

@@ -61,11 +61,11 @@ def parts(films: Films, size: int, what: str | None = None) -> Iterator[Tensor]:
         what: what is done, to be shown with how far it has come; None shows nothing.
     """
     chosen = np.linspace(0, len(films) - 1, min(len(films), MOST_FILMS)).round().astype(int)
-    with Progress(what or "", len(chosen), shown=what is not None) as seen:
+    with Progress(what or "", len(chosen), shown=what is not None) as bar:
         for start in range(0, len(chosen), size):
             part = films[chosen[start : start + size]]
             yield part
-            seen.update(len(part))
+            bar.update(len(part))
 
 
 def principal_components(films: Films, k: int) -> Components:

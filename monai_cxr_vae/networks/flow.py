@@ -65,7 +65,7 @@ def carry(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: in
     for k, (start, end) in enumerate(pairwise(times)):
         step = end - start
         v = velocity(x, torch.full((len(x),), start, device=x.device))
-        x = x + step * (v + 0.5 * step / last * (v - before) if 0 < k and end <= until else v)
+        x = x + step * (v + 0.5 * step / last * (v - before) if k > 0 and end <= until else v)
         before, last = v, step
     return x
 

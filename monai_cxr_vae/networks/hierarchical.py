@@ -92,7 +92,17 @@ class HierarchicalVAE(AnyVAE):
 
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, latent_size)``."""
+        """The posterior of films.
+
+        Args:
+            x: ``(N, 1, S, S)`` in [0, 1].
+
+        Returns:
+            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, latent_size)``.
+
+        Raises:
+            ValueError: ``x`` has another shape.
+        """
         check_films(x, self.image_size)
         codes, logvar = self.codes.encode(F.avg_pool2d(x, 4))
         lapped = self.lapping @ x @ self.lapping.t()
@@ -102,7 +112,14 @@ class HierarchicalVAE(AnyVAE):
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(N, latent_size)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
+        """The films of latents.
+
+        Args:
+            z: ``(N, latent_size)``.
+
+        Returns:
+            ``(N, 1, S, S)``, about [0, 1], not clamped.
+        """
         coefficients = z[:, self.code_size :].reshape(-1, 16, self.grid, self.grid)
         lapped = F.pixel_shuffle(F.conv_transpose2d(coefficients, self.cosines), 4)
         return self.lapping.t() @ lapped @ self.lapping

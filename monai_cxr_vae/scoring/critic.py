@@ -89,8 +89,8 @@ class Critic(nn.Module):
         places = self.map_head(x)
         top = places.flatten(1).topk(8, 1).values
         white = (features - self.feature_mean) @ self.feature_whitening
-        seen = [pooled.mean(2), pooled.amax(2), histogram(half), white.clamp(-20, 20)]
-        return self.heads(torch.cat([*seen, top.mean(1, True), top[:, :1]], 1)), places
+        pooled_features = [pooled.mean(2), pooled.amax(2), histogram(half), white.clamp(-20, 20)]
+        return self.heads(torch.cat([*pooled_features, top.mean(1, True), top[:, :1]], 1)), places
 
 
 def histogram(images: Tensor) -> Tensor:

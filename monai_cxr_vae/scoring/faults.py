@@ -1,17 +1,31 @@
 """Synthetic faults of films: what an intake gate should stop, made from films that it should let pass.
 
-Each function takes a film ``(S, S)`` float32 in [0, 1] and a generator and returns the faulty film, whose
-values and type :func:`add_fault` puts right.
+The functions of :data:`FAULTS` are each a :class:`Fault`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
 
-Fault = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+class Fault(Protocol):
+    """A family of faults."""
+
+    def __call__(self, film: np.ndarray, rng: np.random.Generator, /) -> np.ndarray:
+        """Make a film faulty.
+
+        Args:
+            film: ``(S, S)`` float32 in [0, 1], bone bright, upright and frontal; it stays as it is.
+            rng: chooses and shapes the fault.
+
+        Returns:
+            ``(S, S)``, whose values may leave [0, 1]; :func:`add_fault` clips them.
+        """
+        ...
 
 
 def turned(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -26,7 +40,7 @@ def mirrored(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def tilted(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rotated by 10 to 45 degrees."""
+    """Rotated by 10 to 45 degrees either way, at 0.8 to 1.1 times the size."""
     angle = rng.uniform(10, 45) * rng.choice([-1, 1])
     centre = (film.shape[1] / 2 - 0.5, film.shape[0] / 2 - 0.5)
     matrix = cv2.getRotationMatrix2D(centre, float(angle), float(rng.uniform(0.8, 1.1)))
@@ -46,14 +60,14 @@ def blank(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def noisy(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise over the film, up to nothing but noise."""
+    """Noise of standard deviation 0.02 to 0.4 over the film, or nothing but noise."""
     if rng.random() < 0.25:
         return rng.random(film.shape, dtype=np.float32)
     return film + rng.standard_normal(film.shape, dtype=np.float32) * np.exp(rng.uniform(np.log(0.02), np.log(0.4)))
 
 
 def cropped(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Only a part of the chest, or the chest small in a wide frame."""
+    """Only 0.25 to 0.8 of the side, or the whole chest at 0.35 to 0.75 of its size in a wide frame."""
     size = len(film)
     if rng.random() < 0.25:
         inner = round(size * rng.uniform(0.35, 0.75))
@@ -68,33 +82,33 @@ def cropped(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blurred(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Out of focus, or moved during the exposure."""
+    """Out of focus, or moved during the exposure: a Gaussian blur of 0.006 to 0.05 of the side."""
     blur = len(film) * np.exp(rng.uniform(np.log(0.006), np.log(0.05)))
     return cv2.GaussianBlur(film, (0, 0), float(blur), sigmaY=float(blur * (1 if rng.random() < 0.7 else 0.2)))
 
 
 def dark(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Under-exposed, or shown with a window far too wide."""
+    """Under-exposed, or shown with a window far too wide: 0.15 to 0.7 of the intensity."""
     return film * rng.uniform(0.15, 0.7)
 
 
 def bright(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Over-exposed: the upper or lower end of the range clipped."""
+    """Over-exposed, the upper end clipped: 1.4 to 3 times the intensity, or 0.25 to 0.6 more of it."""
     return film * rng.uniform(1.4, 3) if rng.random() < 0.5 else film + rng.uniform(0.25, 0.6)
 
 
 def bent(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Wrong gamma."""
+    """Wrong gamma: an exponent of 1.5 to 3, or its inverse."""
     return film ** np.exp(rng.uniform(np.log(1.5), np.log(3)) * rng.choice([-1, 1]))
 
 
 def flat(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Low contrast."""
+    """Low contrast: 0.15 to 0.6 of the film's own."""
     return film.mean() + (film - film.mean()) * rng.uniform(0.15, 0.6)
 
 
 def covered(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Large parts hidden by bars, borders or a plate."""
+    """0.15 to 0.5 of the side hidden by a bar along a border, or by a square plate."""
     turns, size = int(rng.integers(4)), len(film)
     result = np.rot90(film, turns).copy()  # each side has its turn
     extent, value = round(size * rng.uniform(0.15, 0.5)), rng.choice([0.0, 1.0, rng.random()])

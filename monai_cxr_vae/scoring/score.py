@@ -71,8 +71,8 @@ def score(model: ScoredModel, image: Tensor, detail: Tensor, mask: Tensor | None
         columns[f"{name}_part"] = _largest(scorer, standardised, name)
     # More digits would only fill manifests.
     columns["technique"] = scorer.technique(measurements).double().numpy(force=True).round(4).tolist()
-    told = [Scores(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-    return told, scorer.heat(measurements)
+    scores = [Scores(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    return scores, scorer.heat(measurements)
 
 
 def fitted(model: ScoredModel) -> Scorer:

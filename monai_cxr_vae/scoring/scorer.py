@@ -80,7 +80,14 @@ class Scorer(nn.Module):
 
     @classmethod
     def shaped_like(cls, state: Mapping[str, Tensor]) -> Scorer:
-        """A scorer that can load ``state``, a state dict of one."""
+        """A new scorer that can load a state dict.
+
+        Args:
+            state: state dict of a scorer, names without a prefix.
+
+        Raises:
+            KeyError, TypeError: it is none of a scorer.
+        """
         size, latents = len(state.get("variance", ())), len(state["latent_mean"])
         critic = any(name.startswith("critic.") for name in state)
         return cls(size, latents, critic, len(state[f"{next(iter(SCORES))}_calibration"]))
@@ -91,7 +98,14 @@ class Scorer(nn.Module):
         return len(self.technique_calibration)
 
     def calibration(self, score: str) -> Tensor:
-        """A score of those films, in ascending order, ``(films,)``."""
+        """A score of the films of the calibration.
+
+        Args:
+            score: of :data:`monai_cxr_vae.scores.SCORES`.
+
+        Returns:
+            ``(films,)``, ascending.
+        """
         return cast(Tensor, getattr(self, f"{score}_calibration"))
 
     @property
@@ -111,6 +125,9 @@ class Scorer(nn.Module):
             mask: ``(N, 1, S, S)`` bool, a rectangle for each film: where it is, true, and padding, false.
             latent: ``(N, latent_size)`` posterior means.
             reconstruction: ``(N, 1, S, S)``.
+
+        Returns:
+            What all else here is computed from.
         """
         squares = (image - reconstruction).square() * mask
         light = exposure(image, mask)
@@ -122,7 +139,14 @@ class Scorer(nn.Module):
         return Aspects(squares, mask, latent, light, grain, logits, places)
 
     def measure(self, measurements: Aspects) -> Tensor:
-        """``(N, len(self.aspects))``: one number per aspect, in no common unit; larger is less usual."""
+        """One number per aspect of each film.
+
+        Args:
+            measurements: of :meth:`measurements`.
+
+        Returns:
+            ``(N, len(self.aspects))``, in no common unit; larger is less usual.
+        """
         return torch.stack([self._measure(name, measurements) for name in self.aspects], 1)
 
     def _measure(self, aspect: str, measurements: Aspects) -> Tensor:
@@ -135,11 +159,25 @@ class Scorer(nn.Module):
         return of(self.deviation(measurements), measurements.mask).log()
 
     def standardised(self, measurements: Aspects) -> Tensor:
-        """``(N, len(self.aspects))``: the measurements in standard deviations of normal films."""
+        """The numbers of :meth:`measure` as z-scores.
+
+        Args:
+            measurements: of :meth:`measurements`.
+
+        Returns:
+            ``(N, len(self.aspects))``, standard deviations from the mean of normal films.
+        """
         return (self.measure(measurements) - self.centre) / self.spread
 
     def scores(self, standardised: Tensor) -> dict[str, Tensor]:
-        """Each score of :data:`monai_cxr_vae.scores.SCORES`, ``(N,)``: larger is less usual."""
+        """The scores of films.
+
+        Args:
+            standardised: ``(N, len(self.aspects))``, of :meth:`standardised`.
+
+        Returns:
+            Each of :data:`monai_cxr_vae.scores.SCORES`, ``(N,)``, without a unit; larger is less usual.
+        """
         joined = {}
         for name, score in SCORES.items():
             parts = self.contributions(standardised, name)
@@ -147,15 +185,28 @@ class Scorer(nn.Module):
         return joined
 
     def contributions(self, standardised: Tensor, score: str) -> Tensor:
-        """The aspects that a score joins times their weights, ``(N, n)``."""
+        """What each aspect contributes to a score.
+
+        Args:
+            standardised: ``(N, len(self.aspects))``, of :meth:`standardised`.
+            score: of :data:`monai_cxr_vae.scores.SCORES`.
+
+        Returns:
+            ``(N, n)``, the n aspects that the score joins times their weights.
+        """
         weights = self.joined[score]
         columns = standardised[:, [self.aspects.index(name) for name in weights]]
         return columns * columns.new_tensor(list(weights.values()))
 
     def technique(self, measurements: Aspects) -> Tensor:
-        """``(N, 16)``: how films were made rather than what they show, in the order of :data:`TECHNIQUE`.
+        """How films were made rather than what they show.
 
-        The latents' distance is in standard deviations of normal films, exposure and texture are as measured.
+        Args:
+            measurements: of :meth:`measurements`.
+
+        Returns:
+            ``(N, 16)`` in the order of :data:`TECHNIQUE`: the latents' distance in standard deviations of normal films,
+            exposure and texture as measured.
         """
         column = self.aspects.index("latent")
         return torch.cat(
@@ -163,11 +214,26 @@ class Scorer(nn.Module):
         )
 
     def heat(self, measurements: Aspects) -> Tensor:
-        """``(N, 1, S, S)`` in [0, 1]: 0.5 at the largest value of one normal film in ten."""
+        """Heat maps on one scale for all films.
+
+        Args:
+            measurements: of :meth:`measurements`.
+
+        Returns:
+            ``(N, 1, S, S)`` in [0, 1]; one normal film in ten exceeds 0.5 somewhere.
+        """
         return (0.5 * self.raw_heat(measurements) / self.heat_limit).clamp(0, 1)
 
     def raw_heat(self, measurements: Aspects) -> Tensor:
-        """``(N, 1, S, S)``: the critic's probability of a finding at each place; local deviation without a critic."""
+        """Heat maps before they are scaled.
+
+        Args:
+            measurements: of :meth:`measurements`.
+
+        Returns:
+            ``(N, 1, S, S)``: the critic's probability of a finding at each place, in [0, 1]; without a critic the local
+            :meth:`deviation`.
+        """
         if self.critic is None:
             return _local(self.deviation(measurements), measurements.mask)
         places = F.interpolate(
@@ -176,12 +242,28 @@ class Scorer(nn.Module):
         return places * measurements.mask
 
     def deviation(self, measurements: Aspects) -> Tensor:
-        """``(N, 1, S, S)``: squared difference in units of what is usual at the place."""
+        """Squared difference of film and reconstruction by what is usual at the place.
+
+        Args:
+            measurements: of :meth:`measurements`.
+
+        Returns:
+            ``(N, 1, S, S)``, 0 or more, without a unit.
+        """
         return measurements.squares / (self.variance + _FLOOR * self.variance.mean())
 
 
 def distance(features: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
-    """Logarithm of the squared Mahalanobis distance, ``(N, D)`` to ``(N,)``."""
+    """Logarithm of the squared Mahalanobis distance.
+
+    Args:
+        features: ``(N, D)``.
+        mean: ``(D,)``.
+        precision: ``(D, D)``, inverse of the covariance.
+
+    Returns:
+        ``(N,)`` float32.
+    """
     centred = (features - mean).double()
     return (centred @ precision.double() * centred).sum(1).clamp(min=1e-12).log().float()
 

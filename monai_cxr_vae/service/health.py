@@ -41,9 +41,9 @@ class Health:
                 elif self.path != "/health":
                     self.send_error(404)
                 else:
-                    told = status()
-                    body = json.dumps(told).encode()
-                    self.send_response(503 if told.get("error") else 200)
+                    state = status()
+                    body = json.dumps(state).encode()
+                    self.send_response(503 if state.get("error") else 200)
                     self.send_header("Content-Type", "application/json")
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()

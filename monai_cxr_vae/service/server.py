@@ -191,16 +191,16 @@ class Node:
     def status(self) -> dict[str, Any]:
         """How the node fares; see ``docs/howto/node.md``."""
         try:
-            told = self.spool.summary()
+            summary = self.spool.summary()
         except OutputError as error:
-            told, self._error = {"destinations": {}}, str(error)
+            summary, self._error = {"destinations": {}}, str(error)
         for sender in self._senders:
-            entry = told["destinations"].setdefault(
+            entry = summary["destinations"].setdefault(
                 sender.destination.name, {"waiting": 0, "delivered": 0, "refused": 0}
             )
             last = sender.last_error
             entry["last_error"] = last and {"time": _iso(last["time"]), "text": last["text"]}
-        for entry in (told, *told["destinations"].values()):
+        for entry in (summary, *summary["destinations"].values()):
             entry["oldest_waiting"] = _iso(entry.get("oldest_waiting"))
         return {
             "time": _iso(time.time()),
@@ -208,7 +208,7 @@ class Node:
             "version": __version__,
             "model_sha256": self._provenance.model_sha256,
             "error": self._error,
-            **told,
+            **summary,
         }
 
     def _refill(self) -> None:

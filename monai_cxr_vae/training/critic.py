@@ -59,6 +59,7 @@ class WhitenFeatures:
         self.network, self.dataset = network, dataset
 
     def attach(self, engine: Workflow) -> None:
+        """Act when ``engine`` starts."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:

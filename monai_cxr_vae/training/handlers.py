@@ -38,6 +38,7 @@ class EpochSeed:
         self.seed = seed
 
     def attach(self, engine: Workflow) -> None:
+        """Act at the start of each epoch of ``engine``."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
@@ -59,6 +60,7 @@ class LinearStart:
         self.network, self.dataset = network, dataset
 
     def attach(self, engine: Workflow) -> None:
+        """Act when ``engine`` starts."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
@@ -83,6 +85,7 @@ class CollapseNotice:
         self.loss_function, self.dataset = loss_function, dataset
 
     def attach(self, engine: Workflow) -> None:
+        """Act when ``engine`` starts."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
@@ -114,6 +117,7 @@ class GradientGuard:
         self.network, self.max_norm = network, max_norm
 
     def attach(self, engine: Workflow) -> None:
+        """Act on each loss of ``engine``, and on each gradient before the step."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check_loss)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.clip)
 
@@ -150,6 +154,7 @@ class UpdateAverage:
         self.averaged, self.network, self.interval = averaged, network, interval
 
     def attach(self, engine: Workflow) -> None:
+        """Act after every ``interval`` steps of ``engine``."""
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Workflow) -> None:
@@ -167,6 +172,7 @@ class Posterior:
         self.network = network
 
     def attach(self, engine: Workflow) -> None:
+        """Act on each forward pass of ``engine``, an evaluator."""
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
 
     def __call__(self, engine: Workflow) -> None:

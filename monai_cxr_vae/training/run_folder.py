@@ -70,6 +70,7 @@ class Checkpoints:
         self.resume, self.patience = resume, patience
 
     def attach(self, engine: Workflow) -> None:
+        """Act when ``engine`` starts, after each of its epochs and when its run is complete."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
         engine.add_event_handler(Events.COMPLETED, self.completed)
@@ -163,6 +164,7 @@ class RunLog:
         self.writer: SummaryWriter | None = None
 
     def attach(self, engine: Workflow) -> None:
+        """Follow the steps and epochs of ``engine``, a trainer; only in the first process."""
         if engine.state.rank == 0:
             engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)

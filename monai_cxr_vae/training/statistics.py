@@ -45,6 +45,7 @@ class ForgetStatistics:
         self.fits_scores = len(dataset) >= FEWEST_FILMS
 
     def attach(self, engine: Workflow) -> None:
+        """Act when ``engine`` starts."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
@@ -107,6 +108,7 @@ class FitStatistics:
         self.cache_dir = cache_dir
 
     def attach(self, engine: Workflow) -> None:
+        """Act when ``engine`` has completed its run."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Workflow) -> None:
@@ -155,6 +157,7 @@ class FitScores:
         self.weights, self.network, self.dataset, self.val_dataset = weights, network, dataset, val_dataset
 
     def attach(self, engine: Workflow) -> None:
+        """Act when ``engine`` has completed its run."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Workflow) -> None:

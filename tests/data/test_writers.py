@@ -10,7 +10,6 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from highdicom.sr import ComprehensiveSR
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
@@ -23,6 +22,7 @@ from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.radiograph import read_radiograph
 from monai_cxr_vae.transforms import FitToSquared, fit_to_square
 from tests.inference.standins import write_film
+from tests.scored import groups_of, scores_of_a_film
 
 # Not square, and different from all its mirror images.
 PICTURE = np.add.outer(np.linspace(0, 0.3, 24), np.linspace(0, 0.6, 36) ** 2).astype(np.float32)
@@ -32,10 +32,6 @@ PICTURE = np.add.outer(np.linspace(0, 0.3, 24), np.linspace(0, 0.6, 36) ** 2).as
 def provenance(tmp_path):
     (tmp_path / "w").write_bytes(b"w")
     return provenance_of(tmp_path / "w", {})
-
-
-SCORES = {"quality": 0.5, "quality_p": 0.4, "quality_part": "blur"}
-SCORES |= {"anomaly": 2.5, "anomaly_p": 0.01, "anomaly_part": "residual"}
 
 
 def through(path, output, provenance, fit="letterbox", heat=None, **options):
@@ -51,7 +47,7 @@ def through(path, output, provenance, fit="letterbox", heat=None, **options):
         meta = data["image"].meta
         turned = str(meta.get("orientation") or "").split("\\")
         square, _ = fit_to_square(heat, 48, fit, float(meta.get("pixel_aspect", 1)), turned)
-        data |= {"scores": SCORES, "heatmap": MetaTensor(torch.from_numpy(square[None]), meta=meta)}
+        data |= {"scores": scores_of_a_film(), "heatmap": MetaTensor(torch.from_numpy(square[None]), meta=meta)}
     options = {"mark": False, **options}
     return SaveRadiographd("pred", output, provenance, scores=heat is not None, **options)(data)["outputs"]
 
@@ -272,7 +268,7 @@ def test_report_outlines_the_place_on_the_film(tmp_path, provenance, place, orie
     kinds = {"objects": ["sr", "overlay", "sc"]}
     report, *others = through(path, tmp_path / "out", provenance, fit, hot, **kinds)
     ds = pydicom.dcmread(tmp_path / "out" / report["path"])
-    _, group = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    (group,) = groups_of(ds)["anomaly"]
     drawn = np.zeros((600, 500), np.uint8)
     cv2.fillPoly(drawn, [np.rint(group.roi.value * 10 - 0.5).astype(np.int32)], 1)
     expected = np.kron(hot, np.ones((10, 10))) > 0
@@ -295,7 +291,7 @@ def test_side_is_not_told_where_the_film_does_not_say_how_it_lies(tmp_path, prov
     path = write_film(tmp_path / "f", PatientOrientation=None)
     (report,) = through(path, tmp_path / "out", provenance, heat=spot(60, 50, 0.3, 0.8), objects=["sr"])
     ds = pydicom.dcmread(tmp_path / "out" / report["path"])
-    _, group = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
+    (group,) = groups_of(ds)["anomaly"]
     assert not group.finding_sites
 
 
@@ -307,11 +303,7 @@ def test_no_more_than_five_places_are_told_and_no_specks(tmp_path, provenance):
         through(write_film(tmp_path / name), tmp_path / "out", provenance, heat=map_, objects=["sr"])[0]
         for name, map_ in (("f", heat), ("g", np.eye(60, 50, dtype=np.float32) * 0.4))
     )
-    for written, count in ((report, 6), (blank, 2)):
-        ds = pydicom.dcmread(tmp_path / "out" / written["path"])
-        groups = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
-        assert len(groups) == count
-    ds = pydicom.dcmread(tmp_path / "out" / report["path"])
-    _, *groups = ComprehensiveSR.from_dataset(ds).content.get_planar_roi_measurement_groups()
-    peaks = [group.get_measurements()[-1].value for group in groups]
+    groups, of_blank = (groups_of(pydicom.dcmread(tmp_path / "out" / o["path"])) for o in (report, blank))
+    assert (len(groups["anomaly"]), len(of_blank["anomaly"])) == (5, 1)
+    peaks = [group.get_measurements()[-1].value for group in groups["anomaly"]]
     assert peaks == sorted(peaks, reverse=True)

@@ -19,15 +19,14 @@ from monai_cxr_vae.dicom.secondary_capture import coloured_capture, secondary_ca
 from monai_cxr_vae.dicom.structured_report import structured_report
 from monai_cxr_vae.dicom.synthetic import SYNTHETIC_DATA
 from monai_cxr_vae.errors import BadUID, MalformedIdentity
+from monai_cxr_vae.kinds import KINDS, OBJECTS
 from tests.dicom.sources import VARIANTS, film, header, to_bytes
+from tests.scored import scores_of_a_film
 
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
 CREATED = datetime.datetime(2026, 1, 31, 23, 30, 5, tzinfo=datetime.timezone(datetime.timedelta(hours=-2)))
 IMAGE = np.linspace(-0.1, 1.1, 64 * 48, dtype=np.float32).reshape(64, 48)
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
-
-SCORES = {"quality": 0.5, "quality_p": 0.4, "quality_part": "fault"}
-SCORES |= {"anomaly": 2.5, "anomaly_p": 0.01, "anomaly_part": "finding"}
 IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyID")
 
 
@@ -161,7 +160,7 @@ def test_what_is_said_of_an_object_is_what_its_file_says():
     for derived in (
         secondary_capture(header("dx_mono2_12"), IMAGE, PROVENANCE, CREATED),
         coloured_capture(header("dx_mono2_12"), PICTURE, "residual", PROVENANCE, CREATED),
-        structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED),
+        structured_report(header("dx_mono2_12"), scores_of_a_film(), PROVENANCE, CREATED),
     ):
         ds = read(derived)
         assert (derived.study_uid, derived.series_uid) == (ds.StudyInstanceUID, ds.SeriesInstanceUID)
@@ -209,6 +208,10 @@ def test_a_retrained_model_is_another_device():
     assert device() == device(config_sha256="c" * 64) == device(version="1.2.4") != device(model_sha256="c" * 64)
 
 
+def test_every_name_of_an_object_has_a_kind_and_a_meaning():
+    assert {kind.name for kind in KINDS.values()} == set(OBJECTS)
+
+
 def test_own_is_what_is_derived_and_names_this_program():
     ours = Dataset()
     ours.Manufacturer = "monai_cxr_vae"
@@ -238,7 +241,7 @@ def results(source):
         for derived in (
             secondary_capture(source, IMAGE, PROVENANCE, CREATED),
             coloured_capture(source, PICTURE, "heat map", PROVENANCE, CREATED),
-            structured_report(source, SCORES, PROVENANCE, CREATED),
+            structured_report(source, scores_of_a_film(), PROVENANCE, CREATED),
         )
     ]
 

@@ -21,6 +21,7 @@ from monai_cxr_vae.evaluation import drift
 from monai_cxr_vae.evaluation.drift import MEASURES, compare
 from monai_cxr_vae.inference.manifest import Journal
 from monai_cxr_vae.model import RadiographVAE, save_model
+from monai_cxr_vae.scores import SCORES
 from monai_cxr_vae.scoring import detail_films, fit_scorer
 
 
@@ -78,9 +79,9 @@ def rows_of(model: RadiographVAE, folder: Path, numbers: np.ndarray) -> tuple[Pa
     """A manifest with these measures, and the weights that it names."""
     save_model(model, folder / "model.pt")
     journal = Journal(folder / "manifest.jsonl")
-    for i, (quality, anomaly, *technique) in enumerate(numbers.tolist()):
+    for i, measures in enumerate(numbers.tolist()):
         row = {"index": i, "status": "done", "model_sha256": file_sha256(folder / "model.pt"), "format": "dicom"}
-        journal.add(row | {"quality": quality, "anomaly": anomaly, "technique": technique})
+        journal.add(row | dict(zip(SCORES, measures, strict=False)) | {"technique": measures[len(SCORES) :]})
     journal.close()
     return folder, folder / "model.pt"
 
@@ -90,8 +91,9 @@ def known(model: RadiographVAE) -> RadiographVAE:
     """With a calibration of 80 films whose measures are normal variates."""
     known = copy.deepcopy(model)
     draws = torch.randn(80, len(MEASURES), generator=torch.Generator().manual_seed(1))
-    known.scorer.quality_calibration, known.scorer.anomaly_calibration = draws[:, :2].sort(0).values.T
-    known.scorer.technique_calibration = draws[:, 2:]
+    for name, values in zip(SCORES, draws.T, strict=False):
+        setattr(known.scorer, f"{name}_calibration", values.sort().values)
+    known.scorer.technique_calibration = draws[:, len(SCORES) :]
     return known
 
 
@@ -103,16 +105,16 @@ def test_p_values_are_those_of_scipy_and_an_alarm_names_what_has_changed(known: 
     assert [(block["first"], block["last"]) for block in told["blocks"]] == [(0, 29), (30, 59)]  # ten films wait
     assert [block["alarm"] for block in told["blocks"]] == [False, True]
     assert told["blocks"][1]["differs"] == ["texture_3", "anomaly"]
-    column = known.scorer.technique_calibration[:, MEASURES.index("texture_3") - 2].numpy()
+    column = known.scorer.technique_calibration[:, MEASURES.index("texture_3") - len(SCORES)].numpy()
     judge = stats.ks_2samp(numbers[30:60, MEASURES.index("texture_3")], column).pvalue
-    assert told["blocks"][1]["p"] == pytest.approx(18 * judge, rel=1e-6)
+    assert told["blocks"][1]["p"] == pytest.approx(len(MEASURES) * judge, rel=1e-6)
 
 
 def test_of_blocks_without_drift_no_more_alarm_than_promised():
     """Correlated measures, a new calibration each time."""
     rng, alarms, rounds, rate = np.random.default_rng(0), 0, 400, 0.1
     for _ in range(rounds):
-        draws = rng.standard_normal((180, 18)) + rng.standard_normal((180, 1))
+        draws = rng.standard_normal((180, len(MEASURES))) + rng.standard_normal((180, 1))
         alarms += len(MEASURES) * compare(draws[:100], draws[100:]).min() <= rate
     assert stats.binomtest(alarms, rounds, rate, alternative="greater").pvalue > 0.001
     assert alarms > 0  # a test that never alarms would promise as much

@@ -15,7 +15,7 @@ from monai_cxr_vae.dicom.objects import Provenance
 from monai_cxr_vae.dicom.secondary_capture import secondary_capture
 from monai_cxr_vae.inference import report
 from monai_cxr_vae.inference.report import is_viewer_url, write_report
-from monai_cxr_vae.scores import ASPECTS
+from monai_cxr_vae.scores import ASPECTS, SCORES
 from tests.dicom.sources import header
 from tests.dicom.test_objects import CREATED, IMAGE
 
@@ -95,7 +95,8 @@ def test_flagged_films_are_counted_and_parts_explained(folder):
     ]
     page, _ = page_of(folder, rows)
     text = " ".join(page.split())
-    assert "p at most 0.05: 1 of 4 films in quality, 2 in anomaly." in text
+    counts = {"quality": "1 of 4 films"} | dict.fromkeys(list(SCORES)[1:], "0") | {"anomaly": "2"}
+    assert f"p at most 0.05: {', '.join(f'{count} in {name}' for name, count in counts.items())}." in text
     for part, words in ASPECTS.items():
         assert f"<code>{part}</code> {words}" in text
     assert "flagged" not in page_of(folder, [row(0)])[0]

@@ -15,10 +15,11 @@ from pydicom import config
 
 from monai_cxr_vae.data.writers import SaveRadiographd, thumbnails_file
 from monai_cxr_vae.inference import FilmEvaluator, FolderRun, scan
+from monai_cxr_vae.scores import COLUMNS
 from tests.inference.standins import CANARIES, CREATED, evaluator, rows, tree, write_film, write_folder
+from tests.scored import scores_of_a_film
 
 OBJECTS = ["overlay", "sr"]
-SCORES = ("quality", "quality_p", "quality_part", "anomaly", "anomaly_p", "anomaly_part")
 
 
 class Scored:
@@ -26,8 +27,7 @@ class Scored:
 
     def __call__(self, data: dict) -> dict:
         mean = float(data["image"].mean())
-        anomaly = {"anomaly": 10 * mean, "anomaly_p": 1 - mean, "anomaly_part": "residual"}
-        scores = {"quality": -mean, "quality_p": mean, "quality_part": "blur", **anomaly}
+        scores = scores_of_a_film(quality=-mean, quality_p=mean, anomaly=10 * mean, anomaly_p=1 - mean)
         return {**data, "scores": scores, "heatmap": data["image"].clone()}
 
 
@@ -62,7 +62,7 @@ def test_every_film_has_its_scores_in_the_manifest_and_in_its_report(finished):
     folder, output = finished
     for name, row in rows(folder, output).items():
         done = row["status"] == "done"
-        assert all((key in row) == done for key in SCORES)
+        assert all((key in row) == done for key in COLUMNS)
         kinds = ["overlay", "sr"] if row["format"] == "dicom" else ["overlay"]
         assert [o["kind"] for o in row["outputs"]] == (kinds if done else []), name
         for written in row["outputs"]:
@@ -81,7 +81,7 @@ def test_page_has_every_file_with_its_picture_or_its_reason(finished):
         shown = told.pop(row["index"])
         assert (shown["status"], shown.get("reason")) == (row["status"], row["reason"])
         if row["status"] == "done":
-            assert {key: shown[key] for key in SCORES} == {key: row[key] for key in SCORES}
+            assert {key: shown[key] for key in COLUMNS} == {key: row[key] for key in COLUMNS}
             assert base64.b64decode(shown["strip"]) == thumbnails_file(output, row["input_sha256"]).read_bytes()
         else:
             assert "strip" not in shown
@@ -164,7 +164,7 @@ def test_a_malformed_identity_costs_the_objects_and_not_the_scores(tmp_path):
     found = rows(folder, output)
     assert (found["long"]["status"], found["long"]["outputs"]) == ("done", [])
     assert found["long"]["warnings"] == ["malformed_AccessionNumber"]
-    assert all(key in found["long"] for key in SCORES)
+    assert all(key in found["long"] for key in COLUMNS)
     assert [o["kind"] for o in found["sound"]["outputs"]] == OBJECTS
     before = tree(output)
     engine(folder, output).run()

@@ -17,7 +17,7 @@ from monai_cxr_vae.dicom.structured_report import structured_report
 from tests.dicom.judges import dciodvfy
 from tests.dicom.sources import VARIANTS, header, write
 from tests.dicom.test_objects import CREATED
-from tests.dicom.test_structured_report import PLACES, SCORES
+from tests.dicom.test_structured_report import FOUND, PLACES
 
 pytestmark = pytest.mark.interop
 PROVENANCE = Provenance("a" * 64, "b" * 64, "1.2.3")
@@ -30,7 +30,7 @@ def derive(kind, source):
             source, (IMAGE[..., None] * [255, 0, 9]).astype(np.uint8), "heat map", PROVENANCE, CREATED
         )
     if kind == "sr":
-        return structured_report(source, SCORES, PROVENANCE, CREATED, PLACES)
+        return structured_report(source, FOUND, PROVENANCE, CREATED, PLACES)
     return secondary_capture(source, IMAGE, PROVENANCE, CREATED, bits_stored=16 if kind == "sc16" else 12)
 
 
@@ -90,7 +90,7 @@ def test_dcmtk_reads_the_report(variant, tool, tmp_path):
 
 def test_dcmtk_prints_every_number_with_its_name(tool, tmp_path):
     path = tmp_path / "d.dcm"
-    path.write_bytes(structured_report(header("dx_mono2_12"), SCORES, PROVENANCE, CREATED, PLACES).data)
+    path.write_bytes(structured_report(header("dx_mono2_12"), FOUND, PROVENANCE, CREATED, PLACES).data)
     page = subprocess.run([tool("dsr2html"), str(path)], capture_output=True, check=True).stdout.decode(
         errors="replace"
     )

@@ -35,6 +35,7 @@ from monai_cxr_vae.data.phantom import render, write_phantoms
 from monai_cxr_vae.data.writers import file_sha256
 from monai_cxr_vae.files import bundle_root
 from monai_cxr_vae.model import RadiographVAE, save_model
+from monai_cxr_vae.scores import COLUMNS
 from monai_cxr_vae.scoring import detail_films, fit_scorer
 from tests.dicom.sources import film as dicom_header
 from tests.dicom.sources import to_bytes
@@ -47,7 +48,6 @@ SIZE = 64
 SHAPE = (64, 53)  # at this size a reconstruction has as many pixels as its film
 FORMS = {"png": "one_png.png", "dx": "one_dx.dcm", "cr": "one_cr.dcm", "nifti": "one_nifti.nii.gz"}
 TWO_IN_A_SERIES = "1.2.3.6.3"
-SCORES = {"quality", "quality_p", "quality_part", "anomaly", "anomaly_p", "anomaly_part"}
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def test_stock_app_answers_for_every_kind_of_film(stock: Server, form: str):
     parts = stock.infer(f"one_{form}").parts()
     params = json.loads(parts["params"])
     assert params["show"] == "mask"
-    assert params.keys() >= SCORES
+    assert params.keys() >= COLUMNS.keys()
     if form == "png":
         mask = np.asarray(Image.open(io.BytesIO(parts["image"])))
     else:
@@ -299,7 +299,7 @@ def test_a_film_may_be_sent_along(stock: Server, archive: Server, one_film: Path
     for where in (stock, archive):
         file = {"file": one_film / FORMS["dx"]}
         sent = ask_form(f"{where.url}/infer/cxr_vae?output=json", {"params": "{}"}, file).json()
-        assert {name: sent[name] for name in SCORES} == {name: stored[name] for name in SCORES}
+        assert {name: sent[name] for name in COLUMNS} == {name: stored[name] for name in COLUMNS}
 
 
 def test_a_client_may_open_a_session_with_a_film(stock: Server, archive: Server, one_film: Path):
@@ -320,7 +320,7 @@ def test_one_film_in_every_form(stock: Server, archive: Server, bundle: Path, on
     model = load_model(bundle / "models" / "model.pt")
     inputs = {form: model.preprocess(read_radiograph(one_film / name)) for form, name in FORMS.items()}
     scores = {form: stock.scores(f"one_{form}") for form in FORMS}
-    for name in SCORES:
+    for name in COLUMNS:
         assert scores["dx"][name] == scores["cr"][name]
         for series in ("1.2.3.6.1", "1.2.3.6.2"):
             assert archive.scores(series)[name] == scores["dx"][name]
@@ -482,7 +482,7 @@ def test_a_film_that_kills_its_reader_costs_one_answer(server: Server):
     assert answer.status == 422
     assert json.loads(answer.body)["detail"] == "this film has ended the process that read it"
     again = server.scores("phantom_0000")
-    assert {name: again[name] for name in SCORES} == {name: expected[name] for name in SCORES}
+    assert {name: again[name] for name in COLUMNS} == {name: expected[name] for name in COLUMNS}
     assert workers(server) != [worker]
 
 
@@ -497,7 +497,7 @@ def test_films_are_served_by_their_scores_and_training_refreshes_them(server: Se
     infos = server.scored()
     assert infos["broken"]["unreadable"] == "corrupt"
     readable = {name: info for name, info in infos.items() if not info["unreadable"]}
-    assert all(info.keys() >= SCORES for info in readable.values())
+    assert all(info.keys() >= COLUMNS.keys() for info in readable.values())
     order = sorted(readable, key=lambda name: -readable[name]["anomaly"])
     assert order[0] == "phantom_0002"
 

@@ -18,6 +18,7 @@ from monai_cxr_vae import load_model
 from monai_cxr_vae.data import FilmDataset
 from monai_cxr_vae.errors import InputError
 from monai_cxr_vae.model import RadiographVAE, save_model
+from monai_cxr_vae.scores import SCORES
 from monai_cxr_vae.scoring import Scorer, calibrate, detail_films, expected_alarms, fit, fit_scorer, score
 from monai_cxr_vae.scoring.score import examine, p_value
 from monai_cxr_vae.scoring.scorer import FEATURES
@@ -96,7 +97,7 @@ def test_one_film_in_ten_of_the_calibration_has_a_place_beyond_the_limit(
 
 def test_the_calibration_holds_the_scores_of_its_films(plain: RadiographVAE, datasets: Datasets):
     told, _ = score(plain, *as_scored(datasets(plain)[1]))
-    for name in ("quality", "anomaly"):
+    for name in SCORES:
         ranked = sorted(getattr(row, name) for row in told)
         np.testing.assert_allclose(getattr(plain.scorer, f"{name}_calibration").numpy(), ranked, atol=1e-4)
     technique = np.array([row.technique for row in told])
@@ -112,7 +113,7 @@ def test_another_calibration_changes_the_p_values_alone(plain: RadiographVAE, da
     assert [row.quality for row in before] == [row.quality for row in after]
     assert [row.anomaly_part for row in before] == [row.anomaly_part for row in after]
     calibration = score(model, *as_scored(others))[0]
-    for name in ("quality", "anomaly"):
+    for name in SCORES:
         known = np.array([getattr(row, name) for row in calibration])
         for row in after:
             # A film alone and in a batch may differ in the last bits of its score.
@@ -123,7 +124,7 @@ def test_another_calibration_changes_the_p_values_alone(plain: RadiographVAE, da
                 assert k == pytest.approx(round(k), abs=1e-6)
                 assert k >= low - 1e-6
     changed = {name for name, value in plain.state_dict().items() if not same(value, model.state_dict()[name])}
-    told = ("quality_calibration", "anomaly_calibration", "technique_calibration", "heat_limit")
+    told = (*(f"{name}_calibration" for name in SCORES), "technique_calibration", "heat_limit")
     assert changed == {"_extra_state", *(f"scorer.{name}" for name in told)}
     assert {k: v for k, v in model.settings.items() if v != plain.settings[k]}.keys() == {"calibration"}
 
