@@ -16,7 +16,8 @@ from monai.utils import convert_to_numpy
 # Lengths below are in pixels of a film of this side.
 _SIDE = 256
 _STROKE = 13  # what is bright and narrower than this may be a letter
-_GAP = 7  # letters so close to each other are one marker
+_GAP = 7  # what lies between strokes so close to each other goes with them
+_MARGIN = 7
 _LONGEST = 48
 _CONTRAST = 0.22  # to what lies behind, in intensity
 
@@ -33,21 +34,23 @@ def marker_mask(film: np.ndarray) -> np.ndarray:
     Returns:
         (S, S) bool, with a margin around the strokes.
     """
-    side = film.shape[0]
-    unit = side / _SIDE
+    unit = film.shape[0] / _SIDE
     smooth = cv2.GaussianBlur(film, (0, 0), 0.5 * unit)
     strokes = cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, _disc(_STROKE * unit)) > _CONTRAST
-    joined = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_GAP * unit))
-    _, labels, boxes, centres = cv2.connectedComponentsWithStats(joined)
+    # The film's edge may pass through a letter.
+    along = cv2.getStructuringElement(cv2.MORPH_RECT, (max(1, round(_LONGEST * unit)), 1))
+    for line in (along, along.T):
+        strokes &= cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_OPEN, line) == 0
+    _, labels, boxes, centres = cv2.connectedComponentsWithStats(strokes.astype(np.uint8))
     left, top, width, height, area = boxes.T / np.array([[unit]] * 4 + [[unit**2]])
     x, y = centres.T / unit
     outer = (y < 70) | (x < 40) | (x > _SIDE - 40)
     at_border = (np.minimum(left, top) <= 0) | (np.maximum(left + width, top + height) >= _SIDE)
-    line = at_border & (np.minimum(width, height) <= 5)  # a film's edge
-    compact = (np.maximum(width, height) <= _LONGEST) & (area >= 6) & (area > 0.12 * width * height)
-    chosen = outer & compact & ~line
+    edge = at_border & (np.minimum(width, height) <= 5)
+    chosen = outer & ~edge & (np.maximum(width, height) <= _LONGEST) & (area >= 6) & (area > 0.12 * width * height)
     chosen[0] = False  # the background
-    return cv2.dilate(chosen[labels].astype(np.uint8), _disc(_GAP * unit)) > 0
+    letters = chosen[labels].astype(np.uint8)
+    return cv2.dilate(cv2.morphologyEx(letters, cv2.MORPH_CLOSE, _disc(_GAP * unit)), _disc(_MARGIN * unit)) > 0
 
 
 def erase_markers(film: np.ndarray) -> np.ndarray:
