@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -313,7 +314,7 @@ def _readable(size: int) -> str:
 
 
 def _describe(value: Any, above: tuple[int, ...] = ()) -> str:
-    """A transform's classes and all their settings as text, the same in every process (a pickle is not)."""
+    """A transform's classes, their code and all their settings as text, the same in every process (a pickle is not)."""
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return repr(value)
     if id(value) in above:
@@ -324,8 +325,15 @@ def _describe(value: Any, above: tuple[int, ...] = ()) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_describe(k, above)}: {_describe(v, above)}' for k, v in value.items())}}}"
     if isinstance(value, type | FunctionType) or not hasattr(value, "__dict__"):
-        return str(getattr(value, "__qualname__", type(value).__qualname__))
-    return type(value).__qualname__ + _describe(vars(value), above)
+        return _code(value if hasattr(value, "__qualname__") else type(value))
+    return _code(type(value)) + _describe(vars(value), above)
+
+
+def _code(value: Any) -> str:
+    """The name of a class or function, and the digest of the module that it stands in."""
+    file = getattr(sys.modules.get(value.__module__), "__file__", None)
+    digest = "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return f"{value.__qualname__} {digest}"
 
 
 def _reading_code() -> str:

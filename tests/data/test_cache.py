@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import re
@@ -84,6 +85,20 @@ def test_cached_films_equal_direct_reading_to_half_a_sixteen_bit_step(
 def test_another_preprocessing_is_another_store(films: list[dict[str, str]], tmp_path: Path):
     assert FilmDataset(films, preprocessing(16), tmp_path)[0]["image"].shape == (1, 16, 16)
     assert FilmDataset(films, preprocessing(8), tmp_path)[0]["image"].shape == (1, 8, 8)
+
+
+def test_a_transform_whose_code_has_changed_has_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = []
+    for factor in (1, 2, 1):
+        (tmp_path / "darker.py").write_text(
+            f"class Darker:\n    def __call__(self, item):\n        return item | {{'image': item['image'] / {factor}}}\n"
+        )
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "darker", raising=False)
+        transform = Compose([preprocessing(), importlib.import_module("darker").Darker()])
+        names.append(FilmStore(tmp_path / "cache", transform).folder.name)
+    assert names[0] == names[2] != names[1]
 
 
 def test_the_store_of_a_preprocessing_is_the_same_in_another_process(tmp_path: Path):
