@@ -92,7 +92,7 @@ def test_a_transform_whose_code_has_changed_has_another_store(tmp_path: Path, mo
     names = []
     for factor in (1, 2, 1):
         (tmp_path / "darker.py").write_text(
-            f"class Darker:\n    def __call__(self, item):\n        return item | {{'image': item['image'] / {factor}}}\n"
+            f"class Darker:\n    def __call__(self, item): return item | {{'image': item['image'] / {factor}}}\n"
         )
         importlib.invalidate_caches()
         monkeypatch.delitem(sys.modules, "darker", raising=False)
