@@ -59,14 +59,16 @@ def carry(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: in
         until: below 1 the last step goes from there to the end at once, to the mean of what is likely: what is finer
             than the noise that is left then, a flow that is not trained to its end draws as noise.
     """
-    even = torch.linspace(0, 1, steps + 1 if until == 1 else steps)
-    times = [*(until * ((1 - torch.cos(math.pi * even)) / 2 + even) / 2).tolist(), 1.0][: steps + 1]
+    even = torch.linspace(0, 1, steps + (until == 1))
+    times = until * ((1 - torch.cos(math.pi * even)) / 2 + even) / 2
     x, before, last = noise, noise, 1.0
-    for k, (start, end) in enumerate(pairwise(times)):
+    for k, (start, end) in enumerate(pairwise(times.tolist())):
         step = end - start
         v = velocity(x, torch.full((len(x),), start, device=x.device))
-        x = x + step * (v + 0.5 * step / last * (v - before) if k > 0 and end <= until else v)
+        x = x + step * (v + 0.5 * step / last * (v - before) if k else v)
         before, last = v, step
+    if until < 1:
+        x = x + (1 - until) * velocity(x, torch.full((len(x),), until, device=x.device))
     return x
 
 

@@ -87,22 +87,12 @@ class HierarchicalVAE(AnyVAE):
         self.register_buffer("cosines", _cosines(_STRIDE), persistent=False)
         self.codes = VAE(self.grid, codes, channels, width)
         self.code_flow = VectorFlow(codes)
-        self.film = Level(1, self.grid, 2, 0.1, normal_width, film_channels, attention=True, dropout=0.1)
-        self.details = Level(15, self.grid, 1, 0.02, normal_width, detail_channels)
+        self.film = Level(1, self.grid, 2, 0.1, normal_width, film_channels, 12, 0.9, attention=True, dropout=0.1)
+        self.details = Level(15, self.grid, 1, 0.02, normal_width, detail_channels, 8)
 
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior of films.
-
-        Args:
-            x: ``(N, 1, S, S)`` in [0, 1].
-
-        Returns:
-            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, latent_size)``.
-
-        Raises:
-            ValueError: ``x`` has another shape.
-        """
+        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, latent_size)``."""
         check_films(x, self.image_size)
         codes, logvar = self.codes.encode(F.avg_pool2d(x, 4))
         lapped = self.lapping @ x @ self.lapping.t()
@@ -112,14 +102,7 @@ class HierarchicalVAE(AnyVAE):
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
-        """The films of latents.
-
-        Args:
-            z: ``(N, latent_size)``.
-
-        Returns:
-            ``(N, 1, S, S)``, about [0, 1], not clamped.
-        """
+        """Latents ``(N, latent_size)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
         coefficients = z[:, self.code_size :].reshape(-1, 16, self.grid, self.grid)
         lapped = F.pixel_shuffle(F.conv_transpose2d(coefficients, self.cosines), 4)
         return self.lapping.t() @ lapped @ self.lapping
@@ -203,6 +186,7 @@ class Level(nn.Module):
         scale: about the standard deviation of the latents around the film's, which training starts from.
         width: channels of the network that gives the normal.
         flow_channels, attention, dropout: see :class:`GridFlow`.
+        steps, until: of the flow's draws, see :func:`~monai_cxr_vae.networks.flow.carry`.
     """
 
     if TYPE_CHECKING:
@@ -216,18 +200,20 @@ class Level(nn.Module):
         scale: float,
         width: int,
         flow_channels: Sequence[int],
+        steps: int,
+        until: float = 1.0,
         attention: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.fold, self.scale, self.residual = fold, scale, channels == 1
+        self.steps, self.until = steps, until
         centre = (torch.arange(grid // fold) + 0.5) * 2 * fold / grid - 1
         y, x = torch.meshgrid(centre, centre, indexing="ij")
         self.register_buffer("places", torch.stack([x, y])[None], persistent=False)
         known, values = fold**2 + 2, channels * fold**2
         self.means = _Convolutions(known, 2 * values, width)
         self.flow = GridFlow(values, known, flow_channels, attention, dropout)
-        self.steps, self.until = (12, 0.9) if attention else (8, 1.0)  # of the flow's draws, see `carry`
 
     def condition(self, film: Tensor) -> Tensor:
         """What the networks see of a film ``(N, 1, g, g)`` in the latents' unit: itself, centred, and the places."""
