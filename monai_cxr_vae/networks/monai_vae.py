@@ -33,28 +33,14 @@ class MonaiVAE(nn.Module):
         self.latent_shape = tuple(mu.shape[1:])
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior of films.
-
-        Args:
-            x: ``(N, 1, S, S)`` in [0, 1].
-
-        Returns:
-            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, *latent_shape)``.
-        """
+        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, *latent_shape)``."""
         if isinstance(self.model, VarAutoEncoder):
             return self.model.encode_forward(x)
         mu, deviation = self.model.encode(x)
         return mu, 2 * deviation.log()
 
     def decode(self, z: Tensor) -> Tensor:
-        """The films of latents.
-
-        Args:
-            z: ``(N, *latent_shape)``.
-
-        Returns:
-            ``(N, 1, S, S)``.
-        """
+        """Latents ``(N, *latent_shape)`` to films ``(N, 1, S, S)``."""
         if isinstance(self.model, VarAutoEncoder):
             return self.model.decode_forward(z, self.model.use_sigmoid)
         return self.model.decode(z)

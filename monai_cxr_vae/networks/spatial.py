@@ -96,17 +96,7 @@ class SpatialVAE(AnyVAE):
 
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior of films.
-
-        Args:
-            x: ``(N, 1, S, S)`` in [0, 1].
-
-        Returns:
-            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, C, S / stride, S / stride)``.
-
-        Raises:
-            ValueError: ``x`` has another shape.
-        """
+        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, C, S / stride, S / stride)``."""
         check_films(x, self.image_size)
         # What the linear code leaves over is an observation; the gradient need not pass through it.
         left = (x - self._synthesis(self._analysis(x))).detach()
@@ -116,14 +106,7 @@ class SpatialVAE(AnyVAE):
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
-        """The films of latents.
-
-        Args:
-            z: ``(N, C, S / stride, S / stride)``.
-
-        Returns:
-            ``(N, 1, S, S)``, about [0, 1], not clamped.
-        """
+        """Latents ``(N, C, S / stride, S / stride)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
         film = self._synthesis(z.flatten(1))
         return film + self.correct_reconstruction(4 * film - 2)
 

@@ -102,17 +102,7 @@ class VAE(AnyVAE):
 
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior of films.
-
-        Args:
-            x: ``(N, 1, S, S)`` in [0, 1].
-
-        Returns:
-            ``(mu, logvar)``, its means and the logarithms of its variances, each ``(N, latent_size)``.
-
-        Raises:
-            ValueError: ``x`` has another shape.
-        """
+        """Films ``(N, 1, S, S)`` to the posterior's ``(mu, logvar)``, each ``(N, latent_size)``."""
         check_films(x, self.image_size)
         flat = x.flatten(1)
         features = self.guess(self.linear_features(self.coarse(x).flatten(1)))
@@ -125,14 +115,7 @@ class VAE(AnyVAE):
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
-        """The films of latents.
-
-        Args:
-            z: ``(N, latent_size)``.
-
-        Returns:
-            ``(N, 1, S, S)``, about [0, 1], not clamped.
-        """
+        """Latents ``(N, latent_size)`` to films ``(N, 1, S, S)``, about [0, 1], not clamped."""
         size = self.image_size
         features = self.express(z)
         # The factors bring what the heads give to its usual size, so that one learning rate suits them all.
