@@ -8,7 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
@@ -62,10 +61,7 @@ def erase_markers(film: np.ndarray) -> np.ndarray:
 
 
 class EraseMarkersd(MapTransform):
-    """`erase_markers` of ``(1, S, S)`` films under ``keys``; what is learned without letters draws none."""
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+    """:func:`~monai_cxr_vae.data.markers.erase_markers` of the films ``(1, S, S)`` under ``keys``."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)

@@ -33,6 +33,18 @@ def test_letters_are_gone(side, text, left, bottom):
     assert np.array_equal(erased[outside], drawn[outside])
 
 
+@pytest.mark.parametrize("side", [128, 256, 512])
+def test_letters_between_bright_edges_of_the_film_are_gone(side):
+    film = np.full((side, side), 0.3, np.float32)
+    drawn, ink = lettered(film, "L", 240, 20)
+    width = side // 64
+    drawn[:width] = drawn[:, -width:] = 0.95
+    beside = ink.copy()
+    beside[:width] = beside[:, -width:] = False
+    assert beside.sum() > 0.5 * ink.sum()
+    assert np.abs(erase_markers(drawn) - film)[beside].mean() < 0.1
+
+
 def test_a_film_without_letters_is_kept():
     film = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (256, 1))
     film = film + 0.08 * np.sin(np.arange(256, dtype=np.float32) / 3)[:, None]
