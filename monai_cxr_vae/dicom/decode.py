@@ -27,12 +27,12 @@ from monai_cxr_vae.errors import (
     TruncatedFile,
     UnsupportedSyntax,
 )
+from monai_cxr_vae.kinds import SECONDARY_CAPTURE
 
 MAX_PIXELS = 64 * 10**6
 # A lossy codec may swing beyond the range of the samples by this part of it; what goes further was never in it.
 OVERSHOOT = 1 / 8
 
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 203))
 # JPEG and JPEG-LS, JPEG 2000 bare and in its file format
@@ -435,7 +435,7 @@ def _write_minimal(folder: Path, frame: bytes, form: PixelFormat) -> Path:
     bits = form.bits_allocated
     elements = encode_elements(
         {
-            "SOPClassUID": _SECONDARY_CAPTURE,
+            "SOPClassUID": SECONDARY_CAPTURE,
             "SOPInstanceUID": "2.25.1",
             "Modality": "OT",
             "SamplesPerPixel": 1,
@@ -456,7 +456,7 @@ def _write_minimal(folder: Path, frame: bytes, form: PixelFormat) -> Path:
     path.write_bytes(
         encode_file(
             elements,
-            sop_class_uid=_SECONDARY_CAPTURE,
+            sop_class_uid=SECONDARY_CAPTURE,
             sop_instance_uid="2.25.1",
             implementation="2.25.1",
             transfer_syntax=form.transfer_syntax or "",
