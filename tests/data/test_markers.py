@@ -36,11 +36,14 @@ def test_letters_are_gone(side, text, left, bottom):
 @pytest.mark.parametrize("side", [128, 256, 512])
 def test_letters_between_bright_edges_of_the_film_are_gone(side):
     film = np.full((side, side), 0.3, np.float32)
-    drawn, ink = lettered(film, "L", 240, 20)
-    width = side // 64
-    drawn[:width] = drawn[:, -width:] = 0.95
+    ink = np.zeros(film.shape, bool)
+    unit = side // 64
+    ink[2 * unit : 6 * unit, -4 * unit : -3 * unit] = True  # an L of two bars, its foot in the film's edge
+    ink[5 * unit : 6 * unit, -4 * unit :] = True
+    drawn = np.where(ink, np.float32(0.95), film)
+    drawn[:unit] = drawn[:, -unit:] = 0.95
     beside = ink.copy()
-    beside[:width] = beside[:, -width:] = False
+    beside[:, -unit:] = False
     assert beside.sum() > 0.5 * ink.sum()
     assert np.abs(erase_markers(drawn) - film)[beside].mean() < 0.1
 
