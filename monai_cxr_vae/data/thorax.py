@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 SIDE_MM = 394.0  # side of a square film; other shapes keep the area (a 5:6 film is 360 x 432 mm, the usual cassette)
 WATER = 0.0185  # attenuation of soft tissue per mm at chest tube voltages; bone below is given as what it adds to it
 AERATED = 0.78  # the share of a lung that is air
-
+_HEART = 138.0  # width in mm of the outline of a heart of size 1 above the domes, see Thorax.lungs
 
 # Outlines in mm from the shoulder joint outwards and down.
 _BLADE = (0, 0), (-38, -6), (-44, 30), (-22, 112), (-10, 106), (-2, 34)
@@ -174,7 +174,8 @@ class Thorax:
         self.domes = {-1: u(262, 306) - 22 * self.ap}  # -1 is the patient's right, the left of the picture
         self.domes[1] = self.domes[-1] + u(4, 20)
         self.turn = rng.normal(0, 0.05)  # rotation: structures in front shift against those behind
-        self.heart = u(0.86, 1.14) * (1.16 if self.ap else 1.0)
+        # Its width over the chest's is below 0.5 on normal PA films (Danzer 1919); an AP film magnifies it.
+        self.heart = u(0.42, 0.5) * (1.1 if self.ap else 1.0) * 2 * self.width / _HEART
         self.thick = u(185, 250)
         self.fat = u(8, 34)
 

@@ -13,6 +13,7 @@ from pydicom.pixels import apply_voi_lut
 
 from monai_cxr_vae.data import phantom
 from monai_cxr_vae.data.phantom import FINDINGS, phantom_folder, render, write_phantoms
+from monai_cxr_vae.data.thorax import Canvas, Thorax
 from monai_cxr_vae.radiograph import read_radiograph
 from tests.dicom.judges import dciodvfy
 
@@ -50,9 +51,20 @@ def test_anatomy_lies_where_it_belongs(seed):
     middle, below = image[35:75, 60:68], image[112:124, 40:88]
     assert np.median(lungs) < min(np.median(middle), np.median(below)) - 0.15
     # The heart bulges towards the patient's left, which is the right of the picture.
-    right_of_it, left_of_it = image[70:82, 40:50], image[70:82, 78:88]
+    right_of_it, left_of_it = image[72:82, 40:50], image[72:82, 74:84]
     assert left_of_it.mean() > right_of_it.mean() + 0.05
     assert np.abs(image - image[:, ::-1]).mean() > 0.02
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_hearts_are_of_normal_size(seed):
+    canvas = Canvas((256, 256), 1.0, (0, 0), 0.0)
+    thorax, heartless = Thorax(np.random.default_rng(seed)), Thorax(np.random.default_rng(seed))
+    heartless.heart = 0.01
+    heart = heartless.lungs(canvas)[0] - thorax.lungs(canvas)[0] > 10
+    columns = np.nonzero((heart & (canvas.y > thorax.arch + 30) & (canvas.y < thorax.domes[-1])).any(0))[0]
+    ratio = (columns[-1] - columns[0]) / canvas.scale / (2 * thorax.width)
+    assert 0.4 < ratio < (0.56 if thorax.ap else 0.51)
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
