@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 SIDE_MM = 394.0  # side of a square film; other shapes keep the area (a 5:6 film is 360 x 432 mm, the usual cassette)
 WATER = 0.0185  # attenuation of soft tissue per mm at chest tube voltages; bone below is given as what it adds to it
 AERATED = 0.78  # the share of a lung that is air
-_HEART = 138.0  # width in mm of the outline of a heart of size 1 above the domes, see Thorax.lungs
+_HEART = 130.0  # width in mm, as seen against the lungs, of a heart of size 1, see Thorax.lungs
 
 # Outlines in mm from the shoulder joint outwards and down.
 _BLADE = (0, 0), (-38, -6), (-44, 30), (-22, 112), (-10, 106), (-2, 34)
